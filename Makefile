@@ -1,0 +1,22 @@
+# Prerequisites: python3 with venv, git, make. Everything else is installed into .venv from a hashed lock.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/stripe-platform
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo ui test test-faults test-volume bench lint lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements/lock.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing; install it: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' || { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(VENV)/bin/uv pip sync --quiet --python $(VENV) --require-hashes requirements/lock.txt requirements/uv.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(READY)  ## the environment in .venv

@@ -1,0 +1,86 @@
+"""The one place that reads the environment: connections, folders and the calendar of this deployment.
+
+Order of precedence: process environment, `.env`, then `connections.env`, which `stripe-platform up`
+writes into the data folder with the embedded servers' ports and passwords.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class MissingSettingError(RuntimeError):
+    """A setting that this command needs has no value; the message names it and the remedy."""
+
+
+def data_folder() -> Path:
+    """Folder of everything local that git ignores (`STRIPE_PLATFORM_HOME`, else `.platform` in the project)."""
+    return Path(os.environ.get("STRIPE_PLATFORM_HOME") or PROJECT_ROOT / ".platform").resolve()
+
+
+class Settings(BaseSettings):
+    """Values of one deployment. Secrets are `SecretStr`: their repr never shows them."""
+
+    model_config = SettingsConfigDict(env_prefix="STRIPE_PLATFORM_", extra="ignore", populate_by_name=True)
+
+    profile: Literal["local", "staging", "prod"] = "local"
+    home: Path = Field(default_factory=data_folder)
+
+    oltp_owner_dsn: SecretStr | None = None  # migrations only
+    oltp_dsn: SecretStr | None = None  # write API: DML, no DDL
+    cdc_dsn: SecretStr | None = None  # REPLICATION, no table rights
+    warehouse: Literal["postgres", "snowflake"] = "postgres"
+    warehouse_dsn: SecretStr | None = None
+    dagster_dsn: SecretStr | None = None
+    mongodb_uri: SecretStr | None = Field(default=None, validation_alias="MONGODB_URI")
+    mongodb_database: str = "stripe_platform"
+
+    lake_url: str | None = None  # folder or s3://bucket/prefix; default: <home>/lake
+    s3_endpoint_url: str | None = None
+    keyring: Path | None = None  # default: <home>/keyring.json
+
+    cdc_slot: str = "stripe_platform"
+    cdc_publication: str = "stripe_platform"
+    first_day: dt.date = dt.date(2026, 6, 1)  # first daily partition of this deployment
+
+    snowflake_account: str | None = None
+    snowflake_user: str | None = None
+    snowflake_private_key_path: Path | None = None
+    snowflake_database: str = "STRIPE_PLATFORM"
+    snowflake_warehouse: str | None = None
+    snowflake_role: str | None = None
+
+    def need(self, name: str) -> str:
+        """Value of a setting as text; raises `MissingSettingError` with the remedy when it is not set."""
+        value = getattr(self, name)
+        if value is None:
+            variable = "MONGODB_URI" if name == "mongodb_uri" else f"STRIPE_PLATFORM_{name.upper()}"
+            raise MissingSettingError(f"{variable} is not set: run `stripe-platform up`, or set it in .env")
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    @property
+    def lake(self) -> str:
+        return self.lake_url or str(self.home / "lake")
+
+    @property
+    def landing(self) -> Path:
+        """Files that other systems drop for us (clickstream, feedback): JSONL, one folder per day."""
+        return self.home / "landing"
+
+    @property
+    def keyring_path(self) -> Path:
+        return self.keyring or self.home / "keyring.json"
+
+
+def load_settings() -> Settings:
+    """Settings as they are now; read anew each time, because `up` and `demo` write `connections.env`."""
+    files = (data_folder() / "connections.env", PROJECT_ROOT / ".env")
+    return Settings(_env_file=[f for f in files if f.exists()])  # type: ignore[call-arg]
