@@ -1,0 +1,99 @@
+"""`stripe-platform`: thin commands over the rooms. Errors are one sentence, exit code not 0; `--debug` shows more."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from stripe_platform import __version__
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="A payments company's data platform. Start here: stripe-platform demo")
+cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, verify.")
+app.add_typer(cdc_app, name="cdc")
+lineage_app = typer.Typer(no_args_is_help=True, help="Who feeds what: export the graph.")
+app.add_typer(lineage_app, name="lineage")
+
+Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
+
+
+def emit(payload: object) -> None:
+    """The machine-readable last line of a command."""
+    typer.echo(json.dumps(payload, default=str, sort_keys=True))
+
+
+def day(text: str) -> dt.date:
+    """A calendar day, YYYY-MM-DD."""
+    return dt.date.fromisoformat(text)
+
+
+Day = Annotated[dt.date | None, typer.Option(parser=day, metavar="YYYY-MM-DD")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False) -> None:
+    if debug:
+        os.environ["STRIPE_PLATFORM_DEBUG"] = "1"
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start the local servers and prepare their databases. Twice is harmless. Example: stripe-platform up"""
+    from stripe_platform import local, progress
+
+    with progress.enabled():
+        local.up()
+    status(as_json)
+
+
+@app.command()
+def down() -> None:
+    """Stop the local servers; the data stays."""
+    from stripe_platform.embedded import servers
+    from stripe_platform.settings import data_folder
+
+    servers.down(data_folder())
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the local servers: kind, version, port, state."""
+    from stripe_platform.embedded import servers
+    from stripe_platform.settings import data_folder
+    from stripe_platform.tables import show
+
+    rows = servers.status(data_folder())
+    emit(rows) if as_json else show("Servers", rows)
+
+
+@app.command()
+def env() -> None:
+    """Print shell exports for dg and dagster. Example: eval "$(stripe-platform env)" """
+    from stripe_platform import local
+
+    for name, value in local.dagster_environment().items():
+        typer.echo(f"export {name}={value}")
+
+
+def main() -> None:
+    """Entry point: one sentence per error, no traceback unless asked."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("STRIPE_PLATFORM_DEBUG"):
+            raise
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"stripe-platform: {error}", markup=False)
+        sys.exit(1)
