@@ -20,3 +20,32 @@ $(READY): requirements/lock.txt requirements/uv.txt pyproject.toml
 	@touch $@
 
 setup: $(READY)  ## the environment in .venv
+
+demo: $(READY)  ## servers, 28 days of payments through every layer, a table at the end
+	$(RUN) demo
+
+ui: $(READY)  ## the Dagster webserver and daemon on what the demo made
+	$(RUN) ui
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
+
+test: lint  ## lint gates, every test, the pipeline as users run it
+	$(VENV)/bin/python -m pytest -m "not faults and not volume"
+
+test-faults: $(READY)  ## kills, disks, races
+	$(VENV)/bin/python -m pytest -m faults
+
+test-volume: $(READY)  ## the long counts
+	$(VENV)/bin/python -m pytest -m volume
+
+lock:  ## resolve requirements/lock.txt anew from pyproject.toml
+	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/uv.in -o requirements/uv.txt
+	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements/lock.txt
+
+clean:  ## stop the servers, remove .venv and the data folder
+	-$(RUN) down
+	rm -rf $(VENV) .platform

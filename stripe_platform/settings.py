@@ -1,7 +1,7 @@
 """The one place that reads the environment: connections, folders and the calendar of this deployment.
 
-Order of precedence: process environment, `.env`, then `connections.env`, which `stripe-platform up`
-writes into the data folder with the embedded servers' ports and passwords.
+Order of precedence: process environment, `.env`, then two files in the data folder: `connections.env`, which
+`stripe-platform up` writes with the embedded servers' ports and passwords, and `calendar.env` of `demo`.
 """
 
 from __future__ import annotations
@@ -82,5 +82,5 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Settings as they are now; read anew each time, because `up` and `demo` write `connections.env`."""
-    files = (data_folder() / "connections.env", PROJECT_ROOT / ".env")
+    files = (data_folder() / "calendar.env", data_folder() / "connections.env", PROJECT_ROOT / ".env")
     return Settings(_env_file=[f for f in files if f.exists()])  # type: ignore[call-arg]
