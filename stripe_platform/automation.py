@@ -5,32 +5,30 @@ from __future__ import annotations
 import dagster as dg
 
 from stripe_platform import keys
-from stripe_platform.partitions import DAILY
 
 SCORES = dg.AssetSelection.assets(keys.key("oltp", "fraud_assessments"))
 MOVED = dg.AssetSelection.groups("cdc", "raw", "snapshots")
 SERVED = dg.AssetSelection.groups("staging", "marts", "documents", "features")
 
 INGEST = dg.define_asset_job(
-    "ingest", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED, partitions_def=DAILY,
+    "ingest", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED,
     description="Bring a day into the OLTP (local) or observe it (production), close it, capture it, land it in raw.",
 )
 TRANSFORM = dg.define_asset_job(
-    "transform", SERVED, partitions_def=DAILY,
+    "transform", SERVED,
     description="Marts, documents and features of a day, from certified raw partitions only.",
 )
 TRAIN = dg.define_asset_job(
-    "train", dg.AssetSelection.groups("fraud") | SCORES, partitions_def=DAILY,
+    "train", dg.AssetSelection.groups("fraud") | SCORES,
     description="Train the fraud model and send the assessed days' scores back through the OLTP's front door.",
 )
 ARRIVALS = dg.define_asset_job(
     "arrivals",
     dg.AssetSelection.groups("cdc", "raw", "staging", "marts"),
-    partitions_def=DAILY,
     description="Carry newly captured batches of the open ledger day into raw and the marts they touch.",
 )
 NIGHTLY = dg.define_asset_job(
-    "nightly", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED | SERVED, partitions_def=DAILY,
+    "nightly", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED | SERVED,
     description="Close yesterday and carry it through every layer.",
 )
 JOBS = [INGEST, TRANSFORM, TRAIN, ARRIVALS, NIGHTLY]
