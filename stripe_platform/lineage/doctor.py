@@ -1,0 +1,62 @@
+"""What is wrong with this deployment, each problem one sentence with its remedy."""
+
+from __future__ import annotations
+
+from stripe_platform import keys
+from stripe_platform.lineage import graph
+from stripe_platform.settings import MissingSettingError, Settings
+
+REQUIRED = ("oltp_dsn", "oltp_owner_dsn", "cdc_dsn", "warehouse_dsn", "dagster_dsn", "mongodb_uri")
+
+
+def settings_problems(settings: Settings) -> list[str]:
+    """Settings that some command will need and that have no value."""
+    found = []
+    for name in REQUIRED:
+        if name == "warehouse_dsn" and settings.warehouse == "snowflake":
+            continue
+        try:
+            settings.need(name)
+        except MissingSettingError as missing:
+            found.append(str(missing))
+    if settings.warehouse == "snowflake":
+        found += [
+            f"STRIPE_PLATFORM_{name.upper()} is not set: Snowflake needs it, see .env.example"
+            for name in ("snowflake_account", "snowflake_user", "snowflake_private_key_path", "snowflake_warehouse")
+            if getattr(settings, name) is None
+        ]
+    return found
+
+
+def store_problems(settings: Settings) -> list[str]:
+    """Stores that do not answer."""
+    import psycopg
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    found = []
+    for name in ("oltp_dsn", "warehouse_dsn", "dagster_dsn"):
+        if getattr(settings, name) is None:
+            continue
+        try:
+            psycopg.connect(settings.need(name), connect_timeout=3).close()
+        except psycopg.OperationalError as error:
+            found.append(f"{name} does not answer ({type(error).__name__}): run `stripe-platform up`")
+    if settings.mongodb_uri is not None:
+        try:
+            with MongoClient(settings.need("mongodb_uri"), serverSelectionTimeoutMS=3000) as client:
+                client.admin.command("ping")
+        except PyMongoError as error:
+            found.append(f"the document server does not answer ({type(error).__name__}): run `stripe-platform up`")
+    return found
+
+
+def diagnose(settings: Settings) -> list[str]:
+    """All problems: settings, stores, and the asset graph as it loads."""
+    from stripe_platform.definitions import defs
+
+    return [
+        *settings_problems(settings),
+        *store_problems(settings),
+        *graph.problems(graph.describe(defs), keys.LAYERS),
+    ]
