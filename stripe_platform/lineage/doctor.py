@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dagster as dg
+
 from stripe_platform import keys
 from stripe_platform.lineage import graph
 from stripe_platform.settings import MissingSettingError, Settings
@@ -51,10 +53,8 @@ def store_problems(settings: Settings) -> list[str]:
     return found
 
 
-def diagnose(settings: Settings) -> list[str]:
+def diagnose(settings: Settings, defs: dg.Definitions) -> list[str]:
     """All problems: settings, stores, and the asset graph as it loads."""
-    from stripe_platform.definitions import defs
-
     return [
         *settings_problems(settings),
         *store_problems(settings),
