@@ -21,7 +21,7 @@ create table oltp.countries (
 );
 
 create table oltp.exchange_rates (
-    day date not null,
+    day date not null check (isfinite(day)),
     from_currency text not null references oltp.currencies,
     to_currency text not null references oltp.currencies,
     rate numeric(20, 10) not null check (rate > 0 and rate < 'Infinity'),
@@ -40,7 +40,7 @@ create table oltp.accounts (
     charges_enabled boolean not null default true,
     payouts_enabled boolean not null default true,
     token text not null unique,
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 comment on column oltp.accounts.token is 'Random name under which the merchant is known outside the OLTP';
 
@@ -52,7 +52,7 @@ create table oltp.terminals (
     country text not null references oltp.countries,
     latitude numeric(8, 5) not null check (latitude between -90 and 90),
     longitude numeric(8, 5) not null check (longitude between -180 and 180),
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 create index terminals_account_id on oltp.terminals (account_id);
 
@@ -66,7 +66,7 @@ create table oltp.customers (
     delinquent boolean not null default false,
     deleted boolean not null default false,
     token text not null unique,
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 comment on column oltp.customers.token is 'Random name under which the payer is known outside the OLTP';
 comment on column oltp.customers.account_id is 'Merchant that owns the record; null for payers known to the platform';
@@ -83,7 +83,7 @@ create table oltp.payment_methods (
     card_funding text not null check (card_funding in ('credit', 'debit', 'prepaid', 'unknown')),
     card_country text not null references oltp.countries,
     card_fingerprint text not null unique,
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 comment on column oltp.payment_methods.card_fingerprint is 'Random token of the card; never a digest of its number';
 create index payment_methods_customer_id on oltp.payment_methods (customer_id);
@@ -100,7 +100,7 @@ create table oltp.payment_intents (
         'requires_payment_method', 'requires_confirmation', 'requires_action', 'processing', 'requires_capture',
         'canceled', 'succeeded')),
     capture_method text not null default 'automatic' check (capture_method in ('automatic', 'automatic_async', 'manual')),
-    created timestamptz not null,
+    created timestamptz not null check (isfinite(created)),
     check (amount_received between 0 and amount)
 ) partition by range (id);
 
@@ -120,7 +120,7 @@ create table oltp.charges (
     failure_code text,
     device_type text not null check (device_type in ('desktop', 'mobile', 'pos', 'tablet')),
     ip_country text references oltp.countries,
-    created timestamptz not null,
+    created timestamptz not null check (isfinite(created)),
     check (amount_captured between 0 and amount),
     check (amount_refunded between 0 and amount_captured),
     check ((status = 'failed') = (failure_code is not null)),
@@ -146,7 +146,7 @@ create table oltp.refunds (
     currency text not null references oltp.currencies,
     status text not null check (status in ('canceled', 'failed', 'pending', 'requires_action', 'succeeded')),
     reason text check (reason in ('duplicate', 'expired_uncaptured_charge', 'fraudulent', 'requested_by_customer')),
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 create index refunds_charge_id on oltp.refunds (charge_id);
 
@@ -162,7 +162,7 @@ create table oltp.disputes (
         'bank_cannot_process', 'check_returned', 'credit_not_processed', 'customer_initiated', 'debit_not_authorized',
         'duplicate', 'fraudulent', 'general', 'incorrect_account_details', 'insufficient_funds',
         'noncompliant', 'product_not_received', 'product_unacceptable', 'subscription_canceled', 'unrecognized')),
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 create index disputes_charge_id on oltp.disputes (charge_id);
 
@@ -173,7 +173,7 @@ create table oltp.early_fraud_warnings (
         'card_never_received', 'fraudulent_card_application', 'made_with_counterfeit_card', 'made_with_lost_card',
         'made_with_stolen_card', 'misc', 'unauthorized_use_of_card')),
     actionable boolean not null,
-    created timestamptz not null
+    created timestamptz not null check (isfinite(created))
 );
 create index early_fraud_warnings_charge_id on oltp.early_fraud_warnings (charge_id);
 
@@ -182,18 +182,18 @@ create table oltp.fraud_assessments (
     model_version text not null,
     score double precision not null check (score between 0 and 1),
     decision text not null check (decision in ('allow', 'block', 'review')),
-    assessed_at timestamptz not null,
+    assessed_at timestamptz not null check (isfinite(assessed_at)),
     primary key (charge_id, model_version)
 );
 comment on column oltp.fraud_assessments.assessed_at is 'Business time of the assessment, not the clock of the writer';
 
 -- Not a table of the business: which calendar days are closed. In the publication, because its rows are the
 -- boundaries that cut the change stream into ledger days.
-create schema ops;
+create schema if not exists ops;
 
 create table ops.day_ledger (
     source text not null,
-    day date not null,
+    day date not null check (isfinite(day)),
     primary key (source, day)
 );
 
@@ -217,7 +217,7 @@ create table ops.quarantine (
 );
 comment on column ops.quarantine.record is 'Where the record stands: file and row, or message id; never its values';
 
-create function ops.day_must_follow() returns trigger language plpgsql as $$
+create function ops.day_must_follow() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     if exists (select 1 from ops.day_ledger l where l.source = new.source and l.day >= new.day) then
         raise exception 'day % of % does not follow the last closed day: days close once, in order', new.day, new.source;
@@ -225,3 +225,41 @@ begin
     return new;
 end $$;
 create trigger day_must_follow before insert on ops.day_ledger for each row execute function ops.day_must_follow();
+
+-- Partitions are made ahead of their month by whoever loads or closes days. The loader has no DDL: this function of the
+-- owner is the one thing it may make. A month whose rows already stand in the default partition stays there.
+create table oltp.payment_intents_default partition of oltp.payment_intents default;
+create table oltp.charges_default partition of oltp.charges default;
+create table oltp.charge_outcomes_default partition of oltp.charge_outcomes default;
+
+create function ops.make_partitions(first_day date, last_day date) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    family record;
+    month timestamp;
+    lower_id text;
+    upper_id text;
+    taken boolean;
+    made integer := 0;
+begin
+    if last_day < first_day or last_day > first_day + 3660 then
+        raise exception 'partitions from % to %: the range must run forward and span at most ten years', first_day, last_day;
+    end if;
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
+    for family in select * from (values
+        ('payment_intents', 'id', 'pi_'), ('charges', 'id', 'ch_'), ('charge_outcomes', 'charge_id', 'ch_')
+    ) as f (tbl, col, prefix) loop
+        for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
+            continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
+            lower_id := family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0');
+            upper_id := family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0');
+            execute format('select exists (select 1 from oltp.%I where %I >= $1 and %I < $2)',
+                family.tbl || '_default', family.col, family.col) into taken using lower_id, upper_id;
+            continue when taken;
+            execute format('create table oltp.%I partition of oltp.%I for values from (%L) to (%L)',
+                family.tbl || to_char(month, '"_"YYYY"_"MM'), family.tbl, lower_id, upper_id);
+            made := made + 1;
+        end loop;
+    end loop;
+    return made;
+end $$;

@@ -1,0 +1,131 @@
+"""Brings the OLTP database to the schema of `migrations/*.sql`: in order, once each, under a lock.
+
+What was applied is recorded with its sha256 in `ops.migrations`; an applied file that was edited later is an error.
+Grants, the publication and the partitions of the coming months are brought up to date on every call.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from stripe_platform.settings import load_settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MONTHS_AHEAD = 3
+_LOCK = 7_220_001  # advisory lock of migrations; any constant that no other part uses
+
+_LEDGER = """
+create schema if not exists ops;
+create table if not exists ops.migrations (
+    name text primary key,
+    sha256 text not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+"""
+
+
+class MigrationError(RuntimeError):
+    """The migration files and the database disagree; the message names the file and the remedy."""
+
+
+@dataclass
+class MigrationReport:
+    """What a call did: files applied now, files that stood already, partitions made."""
+
+    applied: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    partitions: int = 0
+
+
+def migrate(
+    owner_dsn: str, *, app_role: str = "payments_app", publication: str | None = None, folder: Path = MIGRATIONS
+) -> MigrationReport:
+    """Apply what is missing, in one transaction; harmless when repeated.
+
+    `owner_dsn` is the role that owns the tables; `app_role` gets DML only; `publication` (default: the setting
+    `cdc_publication`) holds every table of schema `oltp` and `ops.day_ledger`.
+    """
+    report = MigrationReport()
+    with psycopg.connect(owner_dsn) as conn, conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        conn.execute(_LEDGER)
+        applied = {row[0]: row[1] for row in conn.execute("select name, sha256 from ops.migrations")}
+        for file in _files(folder):
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            if file.name in applied:
+                if applied[file.name] != digest:
+                    raise MigrationError(
+                        f"{file.name} was edited after it had been applied: restore it and add a new migration"
+                    )
+                report.present.append(file.name)
+                continue
+            conn.execute(file.read_bytes())
+            conn.execute("insert into ops.migrations (name, sha256) values (%s, %s)", [file.name, digest])
+            report.applied.append(file.name)
+        unknown = sorted(set(applied) - {file.name for file in _files(folder)})
+        if unknown:
+            raise MigrationError(f"the database holds {unknown[0]}, which this release lacks: update the release")
+        _grant(conn, app_role)
+        _publish(conn, publication or load_settings().cdc_publication)
+        today = dt.datetime.now(dt.UTC).date()
+        report.partitions = make_partitions(conn, today, today + dt.timedelta(days=31 * MONTHS_AHEAD))
+    return report
+
+
+def make_partitions(conn: psycopg.Connection, first: dt.date, last: dt.date) -> int:
+    """Monthly partitions covering `first`..`last` where missing; returns how many were made."""
+    row = conn.execute("select ops.make_partitions(%s, %s)", [first, last]).fetchone()
+    assert row is not None  # noqa: S101 - a scalar function always gives one row
+    return int(row[0])
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.sql"))
+    for position, file in enumerate(files, start=1):
+        if not re.fullmatch(rf"{position:04d}_[a-z0-9_]+\.sql", file.name):
+            raise MigrationError(f"{file.name}: migrations are numbered 0001, 0002, ... without gaps; rename it")
+    return files
+
+
+def _grant(conn: psycopg.Connection, app_role: str) -> None:
+    role = sql.Identifier(app_role)
+    if conn.execute("select 1 from pg_roles where rolname = %s", [app_role]).fetchone() is None:
+        raise MigrationError(f"role {app_role} does not exist: create it with login before migrating")
+    for statement in (
+        "revoke all on schema public from public",
+        "revoke all on all tables in schema oltp, ops from public",
+        "revoke execute on all functions in schema ops from public",
+        "grant usage on schema oltp, ops to {role}",
+        "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine to {role}",
+        "grant select on ops.migrations to {role}",
+        "grant execute on function ops.make_partitions(date, date) to {role}",
+    ):
+        conn.execute(sql.SQL(statement).format(role=role))
+    for table in _roots(conn):
+        conn.execute(sql.SQL("grant select, insert, update, delete on {} to {}").format(table, role))
+
+
+def _publish(conn: psycopg.Connection, publication: str) -> None:
+    # FOR TABLES IN SCHEMA needs a superuser; a list of the root tables does not, and partitions follow their root.
+    name = sql.Identifier(publication)
+    tables = sql.SQL(", ").join([*_roots(conn), sql.SQL("ops.day_ledger")])
+    if conn.execute("select 1 from pg_publication where pubname = %s", [publication]).fetchone() is None:
+        statement = sql.SQL("create publication {} for table {} with (publish_via_partition_root = true)")
+        conn.execute(statement.format(name, tables))
+    else:
+        conn.execute(sql.SQL("alter publication {} set table {}").format(name, tables))
+
+
+def _roots(conn: psycopg.Connection) -> list[sql.Identifier]:
+    rows = conn.execute(
+        "select relname from pg_class where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p')"
+        " and not relispartition order by relname"
+    )
+    return [sql.Identifier("oltp", row[0]) for row in rows]
