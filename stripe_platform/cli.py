@@ -88,6 +88,64 @@ def env() -> None:
         typer.echo(f"export {name}={value}")
 
 
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is wrong with this deployment, each with its remedy; exit code 1 when anything is."""
+    from stripe_platform.definitions import defs
+    from stripe_platform.lineage.doctor import diagnose
+    from stripe_platform.settings import load_settings
+
+    found = diagnose(load_settings(), defs)
+    for problem in found:
+        typer.echo(f"- {problem}")
+    emit({"problems": found}) if as_json else typer.echo(f"{len(found)} problems")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def checks(
+    select: Annotated[list[str] | None, typer.Option(help="Only this group (layer); may repeat.")] = None,
+    fail_on: Annotated[str, typer.Option(help="error: exit 1 on failed or not evaluated.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Latest verdict of every check. Example: stripe-platform checks --select marts --fail-on error"""
+    from asset_checks.report import report
+
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    found = report(load_settings(), select or [])
+    if as_json:
+        emit(found)
+    else:
+        show("Checks", found["groups"])
+    if fail_on == "error" and (found["failed"] or found["not_evaluated"]):
+        raise typer.Exit(1)
+
+
+@lineage_app.command("export")
+def lineage_export(
+    output: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+) -> None:
+    """Every asset with its parents, owners, partitions and checks, as JSON. Deterministic: made to be diffed."""
+    from stripe_platform.definitions import defs
+    from stripe_platform.lineage.graph import describe
+
+    text = json.dumps(describe(defs), indent=1, sort_keys=True) + "\n"
+    output.write_text(text) if output else typer.echo(text, nl=False)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port of the webserver.")] = 3000) -> None:
+    """Open the Dagster webserver with daemon and sensors on this data folder. Stop with Ctrl-C."""
+    from stripe_platform import local
+    from stripe_platform import ui as webserver
+
+    local.up()
+    webserver.serve(port)
+
+
 def main() -> None:
     """Entry point: one sentence per error, no traceback unless asked."""
     try:

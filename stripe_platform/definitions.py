@@ -10,8 +10,8 @@ import dagster as dg
 from stripe_platform import automation
 from stripe_platform.cdc.assets import CDC_ASSETS
 from stripe_platform.documents.assets import DOCUMENT_ASSETS
-from stripe_platform.feeds import FeedResource
 from stripe_platform.features.assets import FEATURE_ASSETS
+from stripe_platform.feeds import FeedResource
 from stripe_platform.fraud.assets import FRAUD_ASSETS
 from stripe_platform.oltp.assets import OLTP_ASSETS
 from stripe_platform.warehouse.dbt_assets import DBT_ASSETS, dbt_resource
