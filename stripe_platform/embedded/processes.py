@@ -1,0 +1,121 @@
+"""Knowing our own processes again, and free ports.
+
+A pid alone proves nothing: it is reused, and a stopped server stays a zombie for seconds when nothing reaps it.
+A process is therefore named by pid and start time, and counts as running only when its state says so.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+FIRST_PORT, LAST_PORT = 15_000, 28_000  # below the range from which systems take ports of outgoing connections
+
+
+@dataclass(frozen=True)
+class Proc:
+    """One process: its pid and a stamp of its start that no later process with the same pid shares."""
+
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int) -> Proc | None:
+        """The process that has this pid now, unless it is gone or a zombie."""
+        try:
+            process = psutil.Process(pid)
+            if process.status() in GONE:
+                return None
+            return cls(pid, _stamp(process))
+        except psutil.NoSuchProcess:
+            return None
+
+    def running(self) -> bool:
+        """True while this very process lives (its zombie does not count)."""
+        _reap(self.pid)
+        return Proc.of(self.pid) == self
+
+    def stop(self, seconds: float) -> bool:
+        """SIGTERM, then wait; False when the process outlives `seconds`."""
+        if self.running():
+            os.kill(self.pid, signal.SIGTERM)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end of the process; False when it outlives `seconds`."""
+        limit = time.monotonic() + seconds
+        while self.running():
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+def _stamp(process: psutil.Process) -> str:
+    """Start of a process. Linux: boot and clock ticks since boot, which a corrected wall clock cannot shift."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    if stat.exists():
+        try:
+            ticks = stat.read_text().rsplit(")", 1)[1].split()[19]
+        except (OSError, IndexError):
+            raise psutil.NoSuchProcess(process.pid) from None
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{ticks}"
+    return f"{process.create_time():.2f}"
+
+
+def _reap(pid: int) -> None:
+    """Collect the exit of a child of ours, so that it does not stay a zombie."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def working_in(folder: Path) -> list[Proc]:
+    """Living processes whose working directory is `folder`: a PostgreSQL server and all its backends."""
+    found, real = [], str(folder.resolve())
+    for process in psutil.process_iter():
+        try:
+            if process.status() not in GONE and process.cwd() == real:
+                found.append(Proc(process.pid, _stamp(process)))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def free_port(taken: set[int]) -> int:
+    """A port on the loopback interface that nobody listens on and that is not in `taken`."""
+    while True:
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        if port not in taken and port_is_free(port):
+            return port
+
+
+def port_is_free(port: int) -> bool:
+    """True when a server could listen on 127.0.0.1:`port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def listener(port: int) -> str:
+    """Who listens on a port, for an error message: `name (pid)`, or `another program` when not visible."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return "another program"
+    return "another program"
