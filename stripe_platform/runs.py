@@ -1,0 +1,86 @@
+"""Running jobs in this process, as the command line and CI do: one range is one run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+OURS = {"stripe_platform/launched_by": "command line"}
+
+
+class RunFailedError(RuntimeError):
+    """A job ended in failure; the message names the step, the reason and where to look."""
+
+
+@dataclass
+class RunReport:
+    """What one run did: seconds by layer, and the last metadata of every asset it materialized."""
+
+    job: str
+    run_id: str
+    seconds: float
+    layers: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, dict[str, object]] = field(default_factory=dict)
+
+
+def close_interrupted(instance: dg.DagsterInstance) -> int:
+    """Mark runs of ours whose process died as failed; returns how many. A killed process cannot do it itself."""
+    interrupted = instance.get_runs(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags=OURS)
+    )
+    for run in interrupted:
+        instance.report_run_failed(run, "The process that executed this run ended without a word; run it again.")
+    return len(interrupted)
+
+
+def run_job(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    job: str,
+    first: dt.date,
+    last: dt.date,
+    *,
+    select: list[dg.AssetKey] | None = None,
+) -> RunReport:
+    """Execute `job` for days `first`..`last` in this process; raises `RunFailedError` when it fails."""
+    started = time.monotonic()
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        run_config=QUIET,
+        tags={**OURS, RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
+        asset_selection=select,
+        raise_on_error=False,
+    )
+    report = RunReport(job, result.run_id, time.monotonic() - started)
+    if not result.success:
+        raise RunFailedError(f"{job} failed: {_reason(result)} (run {result.run_id[:8]} in `make ui`)")
+    layer_of: dict[str | None, str] = {}
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            materialization = event.step_materialization_data.materialization
+            key = materialization.asset_key
+            layer_of[event.step_key] = key.path[0]
+            report.metadata[key.to_user_string()] = {k: v.value for k, v in materialization.metadata.items()}
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.STEP_SUCCESS and event.step_key:
+            seconds[layer_of.get(event.step_key, "checks")] += event.step_success_data.duration_ms / 1000
+    report.layers = dict(seconds)
+    return report
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            text = error.message.strip().split("\n")[-1] if error else "no reason was recorded"
+            return f"{event.step_key}: {text}"
+    return "a blocking check did not pass: see `stripe-platform checks`"
