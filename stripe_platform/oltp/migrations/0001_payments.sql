@@ -52,7 +52,8 @@ create table oltp.terminals (
     country text not null references oltp.countries,
     latitude numeric(8, 5) not null check (latitude between -90 and 90),
     longitude numeric(8, 5) not null check (longitude between -180 and 180),
-    created timestamptz not null check (isfinite(created))
+    created timestamptz not null check (isfinite(created)),
+    unique (id, account_id)
 );
 create index terminals_account_id on oltp.terminals (account_id);
 
@@ -83,7 +84,8 @@ create table oltp.payment_methods (
     card_funding text not null check (card_funding in ('credit', 'debit', 'prepaid', 'unknown')),
     card_country text not null references oltp.countries,
     card_fingerprint text not null unique,
-    created timestamptz not null check (isfinite(created))
+    created timestamptz not null check (isfinite(created)),
+    unique (id, customer_id)
 );
 comment on column oltp.payment_methods.card_fingerprint is 'Random token of the card; never a digest of its number';
 create index payment_methods_customer_id on oltp.payment_methods (customer_id);
@@ -92,7 +94,7 @@ create table oltp.payment_intents (
     id text collate "C" primary key check (id like 'pi\_%'),
     account_id text collate "C" not null references oltp.accounts,
     customer_id text collate "C" not null references oltp.customers,
-    payment_method_id text collate "C" references oltp.payment_methods,
+    payment_method_id text collate "C",
     amount bigint not null check (amount >= 0),
     amount_received bigint not null default 0,
     currency text not null references oltp.currencies,
@@ -101,31 +103,40 @@ create table oltp.payment_intents (
         'canceled', 'succeeded')),
     capture_method text not null default 'automatic' check (capture_method in ('automatic', 'automatic_async', 'manual')),
     created timestamptz not null check (isfinite(created)),
-    check (amount_received between 0 and amount)
+    check (amount_received between 0 and amount),
+    foreign key (payment_method_id, customer_id) references oltp.payment_methods (id, customer_id),
+    unique (id, account_id, customer_id, currency)
 ) partition by range (id);
 
+-- The composite keys hold more than single ones, with fewer look-ups per row: a charge has its intent's merchant, payer and
+-- currency, its card is the payer's and its terminal the merchant's.
 create table oltp.charges (
     id text collate "C" primary key check (id like 'ch\_%'),
-    payment_intent_id text collate "C" not null references oltp.payment_intents,
-    account_id text collate "C" not null references oltp.accounts,
-    customer_id text collate "C" not null references oltp.customers,
-    payment_method_id text collate "C" not null references oltp.payment_methods,
-    terminal_id text collate "C" references oltp.terminals,
+    payment_intent_id text collate "C" not null,
+    account_id text collate "C" not null,
+    customer_id text collate "C" not null,
+    payment_method_id text collate "C" not null,
+    terminal_id text collate "C",
     amount bigint not null check (amount >= 0),
     amount_captured bigint not null,
     amount_refunded bigint not null default 0,
-    currency text not null references oltp.currencies,
+    currency text not null,
     status text not null check (status in ('failed', 'pending', 'succeeded')),
     disputed boolean not null default false,
     failure_code text,
     device_type text not null check (device_type in ('desktop', 'mobile', 'pos', 'tablet')),
-    ip_country text references oltp.countries,
+    ip_country text check (ip_country ~ '^[A-Z0-9]{2}$'),
     created timestamptz not null check (isfinite(created)),
     check (amount_captured between 0 and amount),
     check (amount_refunded between 0 and amount_captured),
     check ((status = 'failed') = (failure_code is not null)),
-    check (status = 'succeeded' or amount_captured = 0)
+    check (status = 'succeeded' or amount_captured = 0),
+    foreign key (payment_intent_id, account_id, customer_id, currency)
+    references oltp.payment_intents (id, account_id, customer_id, currency),
+    foreign key (payment_method_id, customer_id) references oltp.payment_methods (id, customer_id),
+    foreign key (terminal_id, account_id) references oltp.terminals (id, account_id)
 ) partition by range (id);
+comment on column oltp.charges.ip_country is 'As the geolocation gave it; may name a territory that countries lacks';
 create index charges_payment_intent_id on oltp.charges (payment_intent_id);
 create index charges_customer_id on oltp.charges (customer_id, created);
 
