@@ -24,7 +24,8 @@ def uuid7_ids(prefix: str, created_us: npt.NDArray[np.int64], rng: np.random.Gen
         raise ValueError("an id's instant lies outside 1970..10889: give Unix microseconds")
     n = created_us.size
     milliseconds, micro = np.divmod(created_us, 1000)
-    high = (milliseconds.astype(np.uint64) << np.uint64(16)) | np.uint64(0x7000) | (micro * 4096 // 1000).astype(np.uint64)
+    fraction = (micro * 4096 // 1000).astype(np.uint64)
+    high = (milliseconds.astype(np.uint64) << np.uint64(16)) | np.uint64(0x7000) | fraction
     low = rng.integers(0, 2**62, n, dtype=np.uint64) | np.uint64(1 << 63)
     text = np.stack([high, low], axis=1).astype(">u8").tobytes().hex()
     head = prefix + "_"

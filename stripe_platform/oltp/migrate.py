@@ -100,11 +100,12 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
         raise MigrationError(f"role {app_role} does not exist: create it with login before migrating")
     for statement in (
         "revoke all on schema public from public",
-        "revoke all on all tables in schema oltp, ops from public",
+        "revoke all on all tables in schema oltp, ops, vault from public",
         "revoke execute on all functions in schema ops from public",
-        "grant usage on schema oltp, ops to {role}",
+        "grant usage on schema oltp, ops, vault to {role}",
         "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine to {role}",
         "grant select on ops.migrations to {role}",
+        "grant select, insert, delete on vault.subject_keys to {role}",
         "grant execute on function ops.make_partitions(date, date) to {role}",
     ):
         conn.execute(sql.SQL(statement).format(role=role))

@@ -237,6 +237,18 @@ begin
 end $$;
 create trigger day_must_follow before insert on ops.day_ledger for each row execute function ops.day_must_follow();
 
+-- One data key per subject, wrapped by the key ring; deleting the row makes the subject's ciphertext unreadable.
+-- Never in the publication.
+create schema vault;
+
+create table vault.subject_keys (
+    id bytea primary key check (octet_length(id) = 16),
+    subject text not null,
+    wrapped bytea not null,
+    created timestamptz not null default clock_timestamp()
+);
+create index subject_keys_subject on vault.subject_keys (subject);
+
 -- Partitions are made ahead of their month by whoever loads or closes days. The loader has no DDL: this function of the
 -- owner is the one thing it may make. A month whose rows already stand in the default partition stays there.
 create table oltp.payment_intents_default partition of oltp.payment_intents default;

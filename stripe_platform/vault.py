@@ -1,0 +1,84 @@
+"""Field encryption: one random AES-256 key per data subject, AES-256-GCM per field, bound to the field's place.
+
+Envelope (bytes): version 1, algorithm 1, key id 16, nonce 12, ciphertext and tag. The associated data are version,
+algorithm, key id, table, column, primary key and subject, each with its length: a value moved elsewhere does not open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from stripe_platform.keyring import ID_BYTES, KEY_BYTES, NONCE_BYTES, Keyring, aad
+
+VERSION, AES_256_GCM = 1, 1
+_HEAD = bytes((VERSION, AES_256_GCM))
+_BODY = len(_HEAD) + ID_BYTES + NONCE_BYTES
+
+
+class VaultError(RuntimeError):
+    """A value that does not open; the message names its place, never its content."""
+
+
+class ErasedSubjectError(VaultError):
+    """The subject's key is gone: its values are unreadable for good, which is a fact and no fault."""
+
+
+@dataclass(frozen=True, repr=False)
+class SubjectKey:
+    """A subject's data key, in memory only while values are sealed or opened."""
+
+    subject: str
+    id: bytes
+    key: bytes
+
+    def seal(self, table: str, column: str, primary_key: str, value: str | bytes) -> bytes:
+        """The envelope of one field's value."""
+        nonce = os.urandom(NONCE_BYTES)
+        raw = value.encode() if isinstance(value, str) else value
+        place = _place(self.id, table, column, primary_key, self.subject)
+        return _HEAD + self.id + nonce + AESGCM(self.key).encrypt(nonce, raw, place)
+
+
+def new_keys(subjects: Sequence[str]) -> list[SubjectKey]:
+    """A fresh random key per subject; store them with `store_keys` in the transaction that writes their values."""
+    ids, keys = os.urandom(ID_BYTES * len(subjects)), os.urandom(KEY_BYTES * len(subjects))
+    return [
+        SubjectKey(subject, ids[i * ID_BYTES : (i + 1) * ID_BYTES], keys[i * KEY_BYTES : (i + 1) * KEY_BYTES])
+        for i, subject in enumerate(subjects)
+    ]
+
+
+def store_keys(conn: psycopg.Connection, ring: Keyring, keys: Sequence[SubjectKey]) -> None:
+    """Write the keys, wrapped by the ring and bound to their subject, into `vault.subject_keys`."""
+    with conn.cursor() as cursor, cursor.copy("copy vault.subject_keys (id, subject, wrapped) from stdin") as copy:
+        for key in keys:
+            copy.write_row((key.id, key.subject, ring.wrap(key.key, key.id, key.subject)))
+
+
+def open_value(
+    conn: psycopg.Connection, ring: Keyring, envelope: bytes, table: str, column: str, primary_key: str, subject: str
+) -> bytes:
+    """The clear value of one field; `ErasedSubjectError` when its key is gone, `VaultError` when it is not its own."""
+    where = f"{table}.{column} of {primary_key}"
+    if len(envelope) < _BODY + 16 or envelope[:2] != _HEAD:
+        raise VaultError(f"{where} is no envelope of version {VERSION}: was it written past the vault?")
+    key_id = envelope[2 : 2 + ID_BYTES]
+    row = conn.execute("select wrapped, subject from vault.subject_keys where id = %s", [key_id]).fetchone()
+    if row is None:
+        raise ErasedSubjectError(f"{where} cannot be read: the subject's key was erased")
+    key = ring.unwrap(row[0], key_id, row[1])
+    nonce = envelope[2 + ID_BYTES : _BODY]
+    try:
+        return AESGCM(key).decrypt(nonce, envelope[_BODY:], _place(key_id, table, column, primary_key, subject))
+    except InvalidTag:
+        raise VaultError(f"{where} does not open: it was altered, or moved from another field or row") from None
+
+
+def _place(key_id: bytes, table: str, column: str, primary_key: str, subject: str) -> bytes:
+    return aad(_HEAD[:1], _HEAD[1:], key_id, table, column, primary_key, subject)
