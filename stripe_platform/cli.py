@@ -146,6 +146,24 @@ def ui(port: Annotated[int, typer.Option(help="Port of the webserver.")] = 3000)
     webserver.serve(port)
 
 
+@app.command()
+def freshness(
+    fail_on: Annotated[str, typer.Option(help="fail: exit 1 when an asset has failed.")] = "",
+    as_json: Json = False,
+) -> None:
+    """How many days each asset lags behind the newest closed ledger day. Example: freshness --fail-on fail"""
+    from stripe_platform import local
+    from stripe_platform.definitions import defs
+    from stripe_platform.lineage.freshness import freshness as judge
+    from stripe_platform.tables import show
+
+    with local.dagster_instance() as instance:
+        rows = judge(defs, instance, local.newest_closed_day())
+    emit({"assets": rows}) if as_json else show("Freshness", rows)
+    if fail_on == "fail" and any(row["state"] == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Entry point: one sentence per error, no traceback unless asked."""
     try:

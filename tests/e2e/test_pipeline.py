@@ -1,0 +1,82 @@
+"""The pipeline as users run it: demo, dg launch, checks, and what turns it red."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+pytestmark = pytest.mark.e2e
+MOVED = ("oltp", "raw", "marts", "documents")
+
+
+def _dsn(platform, name: str) -> str:
+    for line in (platform.home / "connections.env").read_text().splitlines():
+        variable, _, value = line.partition("=")
+        if variable == f"STRIPE_PLATFORM_{name}":
+            return value.strip().strip("'\"")
+    raise AssertionError(f"{name} is not in connections.env")
+
+
+def test_the_demo_moves_every_charge_through_every_layer(demo):
+    _, report = demo
+    charges = {layer: report["layers"][layer]["charges"] for layer in MOVED}
+    assert len(set(charges.values())) == 1
+    assert charges["oltp"] > 28 * 200
+
+
+def test_the_demo_ends_with_every_check_passed_and_a_model(demo):
+    _, report = demo
+    assert report["checks"]["failed"] == 0
+    assert report["checks"]["not_evaluated"] == 0
+    assert report["checks"]["passed"] > 100
+    assert 0 < report["model"]["average_precision"] <= 1
+    assert 0.5 < report["model"]["roc_auc"] <= 1
+
+
+def test_dagster_writes_a_bounded_number_of_event_rows(demo):
+    """~10 ms an event row: 43 days x 60 assets x (planned + written) and their checks, nothing else."""
+    _, report = demo
+    assert report["event_rows"] <= 16_000
+
+
+def test_a_second_demo_changes_nothing(demo):
+    platform, first = demo
+    second = platform.json("demo", "--per-day", "300")
+    assert second["marts"] == first["marts"]
+    assert second["layers"]["oltp"]["charges"] == first["layers"]["oltp"]["charges"]
+
+
+def test_doctor_finds_no_problem(demo):
+    platform, _ = demo
+    assert platform.json("doctor") == {"problems": []}
+
+
+def test_every_asset_is_fresh_after_the_demo(demo):
+    platform, _ = demo
+    late = [row for row in platform.json("freshness")["assets"] if row["state"] == "failed"]
+    assert late == []
+
+
+def test_dg_launches_one_partition_and_a_planted_violation_turns_the_checks_red(demo):
+    platform, _ = demo
+    platform.run("check", "defs", tool="dg")
+    asset = "key:marts/fct_charges"
+    platform.run("launch", "--assets", asset, "--partition", "2026-06-10", tool="dg")
+    platform.run("checks", "--fail-on", "error")
+    with psycopg.connect(_dsn(platform, "WAREHOUSE_DSN")) as connection:
+        changed = connection.execute(
+            "update raw.charges set amount = -amount where id in "
+            "(select id from raw.charges where _ledger_day = '2026-06-10' and amount > 0 limit 1) returning id"
+        ).fetchone()
+    assert changed
+    try:
+        platform.run("launch", "--assets", "key:raw/charges", "--partition", "2026-06-10", tool="dg", check=False)
+        red = platform.run("checks", "--fail-on", "error", check=False)
+        assert red.returncode == 1
+        refused = platform.run("launch", "--assets", asset, "--partition", "2026-06-10", tool="dg", check=False)
+        assert refused.returncode != 0
+    finally:
+        with psycopg.connect(_dsn(platform, "WAREHOUSE_DSN")) as connection:
+            connection.execute("update raw.charges set amount = -amount where id = %s", changed)
+        platform.run("launch", "--assets", "key:raw/charges", "--partition", "2026-06-10", tool="dg")
+    platform.run("checks", "--fail-on", "error")
