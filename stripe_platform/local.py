@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
 
 from stripe_platform.embedded import servers
 from stripe_platform.settings import data_folder, load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 def dagster_environment() -> dict[str, str]:
@@ -27,3 +36,24 @@ def up() -> None:
     bootstrap(settings)
     ensure_manifest()
     os.environ.update(dagster_environment())
+
+
+def newest_closed_day() -> dt.date:
+    """The newest ledger day that the OLTP's calendar owner closed."""
+    from stripe_platform.oltp.calendar import last_closed_day
+
+    with psycopg.connect(load_settings().need("oltp_dsn")) as connection:
+        day = last_closed_day(connection)
+    if day is None:
+        raise RuntimeError("no ledger day is closed yet: run `stripe-platform demo` first")
+    return day
+
+
+@contextmanager
+def dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """This data folder's Dagster instance."""
+    import dagster as dg
+
+    os.environ.update(dagster_environment())
+    with dg.DagsterInstance.get() as instance:
+        yield instance

@@ -1,0 +1,108 @@
+"""The main job: a calendar of payments through every layer, and one table of what happened.
+
+Safe to kill and to repeat: every step below finds out what already stands and does the rest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stripe_platform import keys, local, progress, runs
+from stripe_platform.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from stripe_platform.feeds import FeedSpec
+
+SCORES, SCORED = keys.key("oltp", "fraud_assessments"), keys.key("marts", "fct_fraud_scores")
+
+
+class DemoBusyError(RuntimeError):
+    """Another demo works on this data folder."""
+
+
+def run(spec: FeedSpec) -> dict[str, Any]:
+    """Carry the feed's whole calendar through every layer; returns the report that `demo --json` prints."""
+    started = time.monotonic()
+    home = load_settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home), progress.enabled():
+        with progress.stage("servers, schemas, manifest"):
+            local.up()
+        # The calendar must stand before anything imports the partitions: they begin with its first day.
+        calendar = spec.remember(load_settings())
+        reports = list(_carry(calendar.first, calendar.last_with_tail))
+    return _report(load_settings(), reports, time.monotonic() - started)
+
+
+def _carry(first: dt.date, last: dt.date) -> Iterator[runs.RunReport]:
+    from stripe_platform.definitions import defs
+
+    scores_day = last + dt.timedelta(days=1)  # scores are written and closed on the day after the calendar's last
+    with local.dagster_instance() as instance:
+        runs.close_interrupted(instance)
+        yield runs.run_job(defs, instance, "ingest", first, last)
+        yield runs.run_job(defs, instance, "transform", first, last)
+        yield runs.run_job(defs, instance, "train", scores_day, scores_day)
+        yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
+        yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    with (home / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoBusyError(f"another demo works in {home}: wait for it, or set STRIPE_PLATFORM_HOME") from None
+        yield
+
+
+def _report(settings: Settings, reports: list[runs.RunReport], seconds: float) -> dict[str, Any]:
+    from asset_checks.report import report as check_report
+    from stripe_platform.lineage.counts import event_rows, mart_hashes, rows_by_layer
+
+    spent: defaultdict[str, float] = defaultdict(float)
+    metadata: dict[str, dict[str, object]] = {}
+    for each in reports:
+        metadata |= each.metadata
+        for layer, took in each.layers.items():
+            spent[layer] += took
+    rows = rows_by_layer(settings)
+    checks = check_report(settings, [])
+    model = metadata["fraud/model"]
+    return {
+        "layers": {
+            layer: {**rows.get(layer, {}), "seconds": round(spent.get(layer, 0.0), 2)} for layer in (*keys.LAYERS, "checks")
+        },
+        "checks": {name: checks[name] for name in ("passed", "failed", "not_evaluated")},
+        "model": {
+            name: model[name]
+            for name in ("average_precision", "roc_auc", "card_precision_100", "recall_at_fpr_0_1pct")
+        },
+        "marts": mart_hashes(settings),
+        "event_rows": event_rows(settings),
+        "seconds": round(seconds, 1),
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """The table in which the command ends."""
+    from stripe_platform.tables import show as table
+
+    table("Layers", [
+        {"layer": layer, "rows": sum(v for k, v in counts.items() if k != "seconds"), "seconds": counts["seconds"]}
+        for layer, counts in report["layers"].items()
+    ])
+    table("Fraud model", [{"metric": name, "value": value} for name, value in report["model"].items()])
+    table("Checks", [report["checks"]])
+    print(
+        f"{report['event_rows']:,} event rows in Dagster, {report['seconds']:.0f} s in all.\n"
+        "Next: `make ui` (lineage, partitions, checks) · `stripe-platform checks` · `stripe-platform freshness`"
+    )

@@ -1,0 +1,51 @@
+"""What stands in each store, counted in the stores themselves."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from stripe_platform import keys
+from stripe_platform.settings import Settings
+
+MARTS = ("dim_customer", "dim_account", "dim_date", "fct_charges", "fct_refunds", "fct_disputes", "agg_daily_revenue",
+         "fct_fraud_scores")
+
+
+def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
+    """`{layer: {table: rows}}`; the charges of every layer stand under the name `charges`, to be compared."""
+    from pymongo import MongoClient
+
+    with psycopg.connect(settings.need("oltp_dsn")) as oltp:
+        counted = {"oltp": {t.name: _count(oltp, "oltp", t.name) for t in keys.OLTP_TABLES}}
+    with psycopg.connect(settings.need("warehouse_dsn")) as warehouse:
+        counted["raw"] = {
+            t.name: _count(warehouse, "raw", t.name, sql.SQL(" where not _deleted")) for t in keys.OLTP_TABLES
+        }
+        counted["marts"] = {name: _count(warehouse, "marts", name) for name in MARTS}
+        counted["features"] = {"charge": _count(warehouse, "features", "charge")}
+    counted["marts"]["charges"] = counted["marts"].pop("fct_charges")
+    with MongoClient(settings.need("mongodb_uri")) as client:
+        database = client[settings.mongodb_database]
+        counted["documents"] = {name: database[name].count_documents({}) for name in keys.COLLECTIONS}
+    counted["documents"]["charges"] = counted["documents"].pop("transactions")
+    return counted
+
+
+def mart_hashes(settings: Settings) -> dict[str, str]:
+    """Content hash of every mart: equal content, equal hash, whatever the order of rows."""
+    from stripe_platform.warehouse.content import content_hash
+
+    with psycopg.connect(settings.need("warehouse_dsn")) as warehouse:
+        return {name: content_hash(warehouse, f"marts.{name}") for name in MARTS}
+
+
+def event_rows(settings: Settings) -> int:
+    """Rows in Dagster's event log."""
+    with psycopg.connect(settings.need("dagster_dsn")) as dagster:
+        return _count(dagster, "public", "event_logs")
+
+
+def _count(conn: psycopg.Connection, schema: str, table: str, where: sql.Composable = sql.SQL("")) -> int:
+    row = conn.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(schema, table)) + where).fetchone()
+    return int(row[0]) if row else 0
