@@ -1,0 +1,10 @@
+{#- Schema = the folder's name, in every environment: environments differ by database, never by schema. -#}
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {%- set name = (custom_schema_name or target.schema) | trim -%}
+    {{ name | upper if target.type == 'snowflake' else name }}
+{%- endmacro %}
+
+{#- Snowflake folds unquoted names to upper case; sources must be spelled as the catalogue spells them. -#}
+{% macro source_schema(name) -%}
+    {{ name | upper if target.type == 'snowflake' else name }}
+{%- endmacro %}

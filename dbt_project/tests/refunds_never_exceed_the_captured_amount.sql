@@ -1,0 +1,7 @@
+-- Rows are counts by day: an amount must not appear in a test's result.
+select
+    event_day,
+    count(*) as charges
+from {{ ref('fct_charges') }}
+where amount_refunded > amount_captured or amount_captured > amount
+group by event_day
