@@ -1,0 +1,270 @@
+"""Drains the slot into durable batches: files, then manifest, then acknowledgement, in that order always.
+
+A batch holds whole transactions. It ends at a commit: at every day boundary, at a size, and where the drain ends.
+A kill at any point loses nothing (not acknowledged, so sent again) and doubles nothing (commits before the last
+durable LSN are skipped).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from resources.lake import Lake, open_lake
+from stripe_platform import keys, progress
+from stripe_platform.cdc import manifest as manifests
+from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
+from stripe_platform.cdc.manifest import SOURCE, Epoch, Manifest
+from stripe_platform.cdc.pgoutput import Commit, Decoder, commit_time, lsn_int, lsn_text
+from stripe_platform.cdc.slot import (
+    DATA,
+    CaptureError,
+    Stream,
+    ensure_slot,
+    inspect,
+    read_keepalive,
+    refuse_a_foreign_slot,
+    replication,
+)
+from stripe_platform.settings import Settings
+
+__all__ = ["CaptureBusyError", "CaptureError", "CaptureReport", "capture", "ensure_slot", "ledger_day_open"]
+
+Advance = Callable[[float], None]
+CALENDAR = "ops.day_ledger"
+CHUNK_BYTES = 32 << 20  # decoded at once: numpy works in cache, memory stays flat
+BATCH_ROWS, BATCH_BYTES = 500_000, 128 << 20
+IDLE_STEP = 1 << 20  # log without content is acknowledged in steps, not at every tick
+PAGE = 8192
+
+
+class CaptureBusyError(CaptureError):
+    """Another capture holds the writer lock."""
+
+
+@dataclass
+class CaptureReport:
+    """What one capture made durable. `reached_end`: the log was read up to where it ended at the start."""
+
+    batches: list[int] = field(default_factory=list)
+    transactions: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    days_closed: list[dt.date] = field(default_factory=list)
+    open_day: dt.date | None = None
+    reached_end: bool = False
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(self.rows.values())
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.total / self.seconds if self.seconds else 0.0
+
+
+@contextmanager
+def writer_lock(settings: Settings, wait_seconds: float) -> Iterator[None]:
+    """One writer per slot on this machine; the kernel frees the lock of a killed process."""
+    folder = settings.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    with (folder / f"cdc-{settings.cdc_slot}.lock").open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise CaptureBusyError(
+                        f"another capture of slot {settings.cdc_slot} is running: wait until it ends") from None
+                time.sleep(0.1)
+                continue
+            break
+        yield
+
+
+def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | None = None,
+            wait_seconds: float = 60.0, budget_seconds: float | None = None) -> CaptureReport:
+    """Drain the slot into batches until the boundary of ledger day `until` is durable, or the log seen at start ends.
+
+    A day that is not closed yet is no error here: the report's `days_closed` and `open_day` say how far it went.
+    `wait_seconds`: patience with another writer; `budget_seconds`: stop at a commit after that time.
+    Raises `CaptureBusyError`, `CaptureError` (slot lost, foreign or busy), `LakeError`, `ChainError`.
+    """
+    lake = lake or open_lake(settings)
+    begun = time.monotonic()
+    with writer_lock(settings, wait_seconds):
+        epoch = ensure_slot(settings, lake)
+        clear_leftovers(lake)
+        drain = _Drain(settings, lake, epoch, until, begun + budget_seconds if budget_seconds else None)
+        if until is None or drain.last_closed is None or drain.last_closed < until:
+            with progress.stage("capture changes") as advance, replication(settings) as connection:
+                state = inspect(connection, settings.cdc_slot)
+                refuse_a_foreign_slot(epoch, state, drain.durable_lsn)
+                stream = Stream(connection, settings.cdc_slot, settings.cdc_publication, drain.durable_lsn,
+                                min(wait_seconds, 10.0))
+                drain.run(stream, state.wal_end, advance)
+    report = drain.report
+    report.open_day = ledger_day_open(lake, settings.first_day)
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def ledger_day_open(lake: Lake, first_day: dt.date) -> dt.date:
+    """Ledger day that newly captured commits belong to: the one after the last closed, `first_day` before any."""
+    closed = _last_closed(lake)
+    return closed + dt.timedelta(days=1) if closed else first_day
+
+
+def _last_closed(lake: Lake) -> dt.date | None:
+    for seq in reversed(manifests.batch_numbers(lake)):
+        closes = manifests.read(lake, seq).closes
+        if closes is not None:
+            return closes
+    return None
+
+
+class _Drain:
+    """State of one drain: the open batch, what is durable, where to stop."""
+
+    def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None,
+                 deadline: float | None) -> None:
+        self.settings, self.lake, self.epoch, self.until, self.deadline = settings, lake, epoch, until, deadline
+        self.report = CaptureReport()
+        self.last = manifests.last(lake)
+        self.last_closed = _last_closed(lake)
+        self.to_lsn = self.last.to_lsn if self.last else epoch.consistent_lsn
+        self.durable_lsn = max(self.to_lsn, self._idle_position())
+        self.decoder = Decoder(durable_lsn=self.to_lsn, source=SOURCE, epoch=epoch.name, watch=CALENDAR,
+                               keys={f"oltp.{t.name}": t.key for t in keys.OLTP_TABLES})
+        self._begin_batch()
+
+    def _idle_position(self) -> int:
+        if self.lake.size(manifests.POSITION) is None:
+            return 0
+        position = json.loads(self.lake.read(manifests.POSITION))
+        return lsn_int(position["lsn"]) if position["epoch"] == self.epoch.name else 0
+
+    def _begin_batch(self) -> None:
+        self.seq = (self.last.seq if self.last else 0) + 1
+        self.writer = BatchWriter(self.lake, self.seq)
+        self.transactions = self.changes = self.boundaries = self.batch_bytes = 0
+        self.first_ts = self.last_ts = 0
+        self.day: dt.date | None = None  # closed by the newest transaction
+        self.rows: dict[str, int] = {}
+        self.end_lsn = self.to_lsn
+
+    def run(self, stream: Stream, target: int, advance: Advance) -> None:
+        """Read until a stop; everything that was committed before it is durable and acknowledged afterwards."""
+        get, feed = stream.get, self.decoder.feed
+        stream.status(self.durable_lsn, ask=True)
+        seen = before = 0
+        asked = time.monotonic()
+        while True:
+            size, data = get(1)
+            if size > 0:
+                if data[0] == DATA:
+                    commit = feed(data)
+                    if commit is not None:
+                        if commit.changes and not commit.skipped and self._commit(commit, stream, advance):
+                            return
+                    elif self.decoder.buffered_bytes > CHUNK_BYTES:
+                        self._flush()
+                    continue
+                before, (seen, wants_reply) = seen, read_keepalive(data)
+                if wants_reply:
+                    stream.status(self.durable_lsn)
+                # The log's end may stand behind a page header, where no record ends: a stall that near is the end.
+                at_end = seen >= target or (target - seen < PAGE and seen == before)
+                if at_end and not self.decoder.in_transaction:
+                    self._finish(stream, seen, advance)
+                    return
+            elif size == 0:
+                stream.wait(0.25)
+                if time.monotonic() - asked > 0.25:
+                    stream.status(self.durable_lsn, ask=True)
+                    asked = time.monotonic()
+                if self.deadline and time.monotonic() > self.deadline and not self.decoder.in_transaction:
+                    self._close(stream, None, advance)
+                    return
+            else:
+                raise CaptureError(
+                    f"the server ended the stream of slot {self.settings.cdc_slot}: start the capture again")
+
+    def _commit(self, commit: Commit, stream: Stream, advance: Advance) -> bool:
+        """Take a transaction into the open batch; True when the drain is to stop behind it."""
+        self.transactions += 1
+        self.changes += commit.changes
+        self.first_ts = self.first_ts or commit.ts_us
+        self.last_ts, self.end_lsn = commit.ts_us, commit.end_lsn
+        if self.decoder.watched_changed:
+            self._flush()
+        day = self.day
+        full = self.changes >= BATCH_ROWS or self.batch_bytes + self.decoder.buffered_bytes >= BATCH_BYTES
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        if day or full or late:
+            self._close(stream, day, advance)
+        return late or (day is not None and self.until is not None and day >= self.until)
+
+    def _flush(self) -> None:
+        self.batch_bytes += self.decoder.buffered_bytes
+        chunks = []
+        for relation, chunk in self.decoder.flush():
+            if relation.qualified == CALENDAR:
+                self.boundaries += chunk.num_rows
+                self.day = _closed_day(chunk) or self.day
+                continue
+            chunks.append((relation, chunk))
+            name = table_name(relation)
+            self.rows[name] = self.rows.get(name, 0) + chunk.num_rows
+        self.writer.add(chunks)
+
+    def _close(self, stream: Stream, day: dt.date | None, advance: Advance) -> None:
+        """Make the open batch durable, then acknowledge it."""
+        if not self.changes:
+            return
+        self._flush()
+        batch = Manifest(
+            self.seq, self.last.digest if self.last else None, SOURCE, self.settings.cdc_slot,
+            self.epoch.system_identifier, self.epoch.timeline, self.epoch.ordinal, self.epoch.name, self.to_lsn,
+            self.end_lsn, self.transactions, self.changes, self.boundaries,
+            commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
+            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())))
+        self.decoder.unrepresentable = {}
+        if not self.lake.put_if_absent(batch.path, batch.encode()):
+            raise CaptureError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
+        self.last, self.to_lsn, self.durable_lsn = batch, batch.to_lsn, max(self.durable_lsn, batch.to_lsn)
+        self.decoder.durable_lsn = batch.to_lsn
+        stream.status(self.durable_lsn)
+        self.report.batches.append(batch.seq)
+        self.report.transactions += batch.transactions
+        for table, rows in self.rows.items():
+            self.report.rows[table] = self.report.rows.get(table, 0) + rows
+        if day:
+            self.last_closed = day
+            self.report.days_closed.append(day)
+        advance(batch.changes)
+        self._begin_batch()
+
+    def _finish(self, stream: Stream, seen: int, advance: Advance) -> None:
+        """The log's end: close the open batch, and let an idle slot advance over log that holds nothing of ours."""
+        self._close(stream, None, advance)
+        if seen - self.durable_lsn >= IDLE_STEP:
+            self.lake.put(manifests.POSITION, manifests.canonical({"epoch": self.epoch.name, "lsn": lsn_text(seen)}))
+            self.durable_lsn = seen
+            stream.status(seen, ask=True)
+            stream.wait(0.25)  # the connection closes next: let the server take the message first
+        self.report.reached_end = True
+
+
+def _closed_day(chunk: pa.Table) -> dt.date | None:
+    days = [row["day"] for row in chunk.select(["source", "day", "_op"]).to_pylist()
+            if row["_op"] == "c" and row["source"] == SOURCE]
+    return max(days) if days else None

@@ -1,0 +1,150 @@
+"""The replication slot: made once, read by one, acknowledged only behind what is durable."""
+
+from __future__ import annotations
+
+import select
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from resources.lake import Lake, open_lake
+from stripe_platform.cdc.manifest import Epoch, load_epochs, save_epoch
+from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
+from stripe_platform.settings import Settings
+
+KEEPALIVE, DATA = ord("k"), ord("w")
+_STATUS = struct.Struct("!cQQQQB")
+_KEEPALIVE = struct.Struct("!QQB")
+# What decides the text of values; the server's own defaults must not.
+OPTIONS = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601 -c bytea_output=hex -c extra_float_digits=1"
+
+
+class CaptureError(RuntimeError):
+    """The log cannot be read on: slot lost, busy, or not ours; the message names the slot and the remedy."""
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """What the server says of the slot and of itself."""
+
+    system_identifier: str
+    timeline: int
+    wal_end: int
+    exists: bool
+    confirmed_lsn: int
+    active_pid: int | None
+    wal_status: str | None
+
+
+@contextmanager
+def replication(settings: Settings) -> Iterator[psycopg.Connection]:
+    """A walsender connection: replication commands and simple SQL, values as text in UTC."""
+    connection = psycopg.connect(settings.need("cdc_dsn"), replication="database", autocommit=True, options=OPTIONS,
+                                 client_encoding="UTF8", application_name="stripe_platform_cdc")
+    with closing(connection):  # not `with connection`: that sends COMMIT, which a copy-both stream cannot take
+        yield connection
+
+
+def inspect(connection: psycopg.Connection, slot: str) -> SlotState:
+    """Server identity, end of its log, and the slot's state."""
+    identity = connection.execute("IDENTIFY_SYSTEM").fetchone()
+    row = connection.execute(sql.SQL(
+        "select confirmed_flush_lsn::text, active_pid, wal_status from pg_replication_slots"
+        " where slot_name = {} and database = current_database()").format(sql.Literal(slot))).fetchone()
+    assert identity is not None  # noqa: S101 - the command always answers one row
+    return SlotState(
+        str(identity[0]), int(identity[1]), lsn_int(str(identity[2])), row is not None,
+        lsn_int(row[0]) if row and row[0] else 0, row[1] if row else None, row[2] if row else None)
+
+
+def ensure_slot(settings: Settings, lake: Lake | None = None) -> Epoch:
+    """Create the slot where it is missing and record its life in the lake; harmless when repeated.
+
+    Must run before the first commit that shall be captured. A slot that vanished is an error, not a new slot:
+    what was committed in between can no longer be read.
+    """
+    lake = lake or open_lake(settings)
+    slot = settings.cdc_slot
+    with replication(settings) as connection:
+        state = inspect(connection, slot)
+        epochs = load_epochs(lake)
+        if epochs and not state.exists:
+            raise CaptureError(
+                f"slot {slot} is gone from the source, changes after the last batch cannot be read: start with an"
+                " empty lake and warehouse, or restore source and slot from the same backup")
+        if not state.exists:
+            created = connection.execute(sql.SQL(
+                "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')").format(sql.Identifier(slot)))
+            row = created.fetchone()
+            assert row is not None  # noqa: S101 - the command always answers one row
+            consistent = lsn_int(str(row[1]))
+        else:
+            consistent = state.confirmed_lsn  # made by a call that was killed before it could write the record
+        if not epochs:
+            save_epoch(lake, Epoch(1, slot, state.system_identifier, state.timeline, consistent))
+    return load_epochs(lake)[-1]
+
+
+def refuse_a_foreign_slot(epoch: Epoch, state: SlotState, durable_lsn: int) -> None:
+    """Raise unless the slot continues exactly where the lake's batches end."""
+    if (state.system_identifier, state.timeline) != (epoch.system_identifier, epoch.timeline):
+        raise CaptureError(
+            f"slot {epoch.slot} is on another server or timeline than the batches in the lake: point the CDC to the"
+            " server it began with, or start with an empty lake and warehouse")
+    if state.wal_status == "lost":
+        raise CaptureError(
+            f"slot {epoch.slot} is lost, the server removed log it still needed: start with an empty lake and"
+            " warehouse, and raise max_slot_wal_keep_size")
+    if state.confirmed_lsn > durable_lsn:
+        raise CaptureError(
+            f"slot {epoch.slot} was advanced to {lsn_text(state.confirmed_lsn)}, durable batches end at"
+            f" {lsn_text(durable_lsn)}: the stretch between is lost; start with an empty lake and warehouse")
+
+
+class Stream:
+    """The copy-both stream of one slot: messages in, acknowledgements out."""
+
+    def __init__(self, connection: psycopg.Connection, slot: str, publication: str, start: int,
+                 wait_seconds: float) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self.get = self._pgconn.get_copy_data
+        command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '4', publication_names {})").format(
+            sql.Identifier(slot), sql.SQL(lsn_text(start)), sql.Literal(publication))
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                connection.execute(command)
+            except psycopg.errors.ObjectInUse as error:
+                if time.monotonic() < deadline:  # the reader of a killed process ends when the server notices
+                    time.sleep(0.2)
+                    continue
+                raise CaptureError(
+                    f"slot {slot} is being read by another process ({error.diag.message_primary}): stop it, or wait"
+                ) from None
+            break
+        self._written = start
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until the server sends or the time is over."""
+        if select.select([self._pgconn.socket], [], [], seconds)[0]:
+            self._pgconn.consume_input()
+
+    def status(self, durable_lsn: int, *, ask: bool = False) -> None:
+        """Acknowledge what is durable; with `ask` the server answers at once with how far it has read."""
+        self._written = max(self._written, durable_lsn)
+        now = int(time.time() * 1e6) - 946_684_800_000_000
+        message = _STATUS.pack(b"r", self._written, self._written, self._written, now, int(ask))
+        self._pgconn.put_copy_data(message)
+        self._pgconn.flush()
+
+
+def read_keepalive(data: memoryview) -> tuple[int, bool]:
+    """(log position the server has sent up to, whether it wants an answer)."""
+    end, _clock, reply = _KEEPALIVE.unpack_from(data, 1)
+    return end, bool(reply)
