@@ -79,7 +79,8 @@ def _report(settings: Settings, reports: list[runs.RunReport], seconds: float) -
     model = metadata["fraud/model"]
     return {
         "layers": {
-            layer: {**rows.get(layer, {}), "seconds": round(spent.get(layer, 0.0), 2)} for layer in (*keys.LAYERS, "checks")
+            layer: {**rows.get(layer, {}), "seconds": round(spent.get(layer, 0.0), 2)}
+            for layer in (*keys.LAYERS, "checks")
         },
         "checks": {name: checks[name] for name in ("passed", "failed", "not_evaluated")},
         "model": {

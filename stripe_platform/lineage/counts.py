@@ -19,9 +19,7 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
     with psycopg.connect(settings.need("oltp_dsn")) as oltp:
         counted = {"oltp": {t.name: _count(oltp, "oltp", t.name) for t in keys.OLTP_TABLES}}
     with psycopg.connect(settings.need("warehouse_dsn")) as warehouse:
-        counted["raw"] = {
-            t.name: _count(warehouse, "raw", t.name, sql.SQL(" where not _deleted")) for t in keys.OLTP_TABLES
-        }
+        counted["raw"] = {t.name: _count(warehouse, "raw", t.name, living=True) for t in keys.OLTP_TABLES}
         counted["marts"] = {name: _count(warehouse, "marts", name) for name in MARTS}
         counted["features"] = {"charge": _count(warehouse, "features", "charge")}
     counted["marts"]["charges"] = counted["marts"].pop("fct_charges")
@@ -46,6 +44,7 @@ def event_rows(settings: Settings) -> int:
         return _count(dagster, "public", "event_logs")
 
 
-def _count(conn: psycopg.Connection, schema: str, table: str, where: sql.Composable = sql.SQL("")) -> int:
-    row = conn.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(schema, table)) + where).fetchone()
+def _count(conn: psycopg.Connection, schema: str, table: str, *, living: bool = False) -> int:
+    query = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, table))
+    row = conn.execute(query + sql.SQL(" where not _deleted") if living else query).fetchone()
     return int(row[0]) if row else 0
