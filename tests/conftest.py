@@ -52,7 +52,8 @@ def servers() -> Iterator[Servers]:
     home.mkdir(mode=0o700)
     (home / "owner.json").write_text(json.dumps(vars(Proc.of(os.getpid()))))
     try:
-        embedded.up(home)
+        # Only a MongoDB of the user's may stand in: the other databases are created and dropped by these fixtures.
+        embedded.up(home, {name: os.environ[name] for name in ("MONGODB_URI", "MONGOD_BIN") if name in os.environ})
         lines = (home / "connections.env").read_text().splitlines()
         pairs = [line.split("=", 1) for line in lines if not line.startswith("#")]
         yield Servers(home, {name: value.strip("'") for name, value in pairs})

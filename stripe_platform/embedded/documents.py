@@ -1,11 +1,12 @@
-"""The Mongo-wire server: the user's own, a real mongod, or the embedded one; in this order."""
+"""The Mongo-wire server on this machine: a real mongod when there is one, else the embedded one."""
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from stripe_platform.embedded.errors import ServerError
 from stripe_platform.embedded.places import Place
 from stripe_platform.embedded.processes import Proc
 
-START_SECONDS = 90.0
-STOP_SECONDS = 60.0
+START_SECONDS = 90
+STOP_SECONDS = 60
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A server program with its arguments, and the connection URL under which clients find it."""
+    """A server program with its arguments, its data folder, and the URL under which clients find it."""
 
     kind: str  # mongod | embedded
     version: str
@@ -33,52 +35,68 @@ class Program:
     uri: str
 
 
-def choose(place: Place, port: int) -> Program:
+def choose(place: Place, port: int, variables: Mapping[str, str]) -> Program:
     """A real mongod (MONGOD_BIN or on PATH), else the embedded server of the lock file."""
-    mongod = os.environ.get("MONGOD_BIN") or shutil.which("mongod")
+    mongod = variables.get("MONGOD_BIN") or shutil.which("mongod")
     if mongod:
         if not Path(mongod).is_file():
             raise ServerError(f"MONGOD_BIN names {mongod}, which is not a program: correct it, or unset it")
         data = place.folder("mongod")
-        command: tuple[str, ...] = (mongod, "--dbpath", str(data), "--port", str(port), "--bind_ip",
-                                    "127.0.0.1", "--replSet", "rs0")
-        return Program("mongod", _mongod_version(mongod), command, data, f"mongodb://127.0.0.1:{port}/?replicaSet=rs0")
+        command = [mongod, "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--replSet", "rs0"]
+        uri = f"mongodb://127.0.0.1:{port}/?replicaSet=rs0"
+        return Program("mongod", _mongod_version(mongod), tuple(command), data, uri)
     release, environment = releases.obtain()
-    data = place.folder(f"documents-{release.data_format}")
-    package = place.program([environment / "secantusdb.scripts", environment / "secantusdb.libs"])
-    server = package / "secantusdb.scripts" / "secantusd-rs"
-    command = (str(server), "--port", str(port), "--storage-path", str(data), *release.flags)
-    return Program("embedded", release.version, command, data, f"mongodb://127.0.0.1:{port}/?directConnection=true")
+    name = f"documents-{release.version}"
+    others = [p.name for p in place.data.glob("documents-*") if p.is_dir()]
+    if others and name not in others:
+        log.warning("Document server %s cannot read the data of %s: materialize the documents again",
+                    release.version, others[0].removeprefix("documents-"))
+    data = place.folder(name)
+    if release.kind == "native":
+        inside = releases.packages(environment)
+        copied = place.program([inside / "secantusdb.scripts", inside / "secantusdb.libs"])
+        command = [str(copied / "secantusdb.scripts" / "secantusd-rs")]
+    else:
+        command = list(releases.server_command(release, environment))
+    command += ["--port", str(port), "--storage-path", str(data), *release.flags]
+    return Program("embedded", release.version, tuple(command), data,
+                   f"mongodb://127.0.0.1:{port}/?directConnection=true")
+
+
+def find(data: Path, known: Proc | None) -> Proc | None:
+    """The running server of a data folder: the remembered process, else (an `up` was killed) by its folder."""
+    if known is not None and known.running():
+        return known
+    for program in ("secantusd", "mongod", "python"):
+        if data.is_dir() and (found := processes.working_in(data, program)):
+            return found[0]
+    return None
 
 
 def start(program: Program, place: Place, port: int, known: Proc | None) -> Proc:
-    """Start and wait until it answers as a writable primary; the running one is left alone."""
-    if known is not None and known.running():
-        _wait_ready(program, known, place)
-        return known
-    if not processes.port_is_free(port):
-        raise ServerError(
-            f"Port {port} of the document server is taken by {processes.listener(port)}: stop that program, or delete "
-            f"{place.home / 'ports.json'} to have new ports chosen"
-        )
-    log = log_file(place)
-    log.touch(mode=0o600)
-    place.own(log)
-    with log.open("ab") as output:
-        # A session of its own: Ctrl-C in the terminal that ran `up` must not end the server.
-        child = subprocess.Popen(program.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                 start_new_session=True, **place.identity())
-    running = Proc.of(child.pid)
+    """Start and wait until it takes writes; the running one is left alone, unless it has another port."""
+    running = find(program.data, known)
+    if running is not None and str(port) not in processes.arguments(running):
+        stop(program.data, running)
+        running = None
+    elif running is None and known is not None:
+        log.warning("The document server had ended without `down` (it was pid %d): it recovers from its log", known.pid)
     if running is None:
-        raise ServerError(f"The document server ended while starting: see the last lines of {log}")
+        if not processes.port_is_free(port):
+            raise ServerError(
+                f"Port {port} of the document server is taken by {processes.listener(port)}: stop that program, or "
+                f"delete {place.home / 'ports.json'} to have new ports chosen"
+            )
+        running = _launch(program, place)
     _wait_ready(program, running, place)
     return running
 
 
-def stop(known: Proc | None) -> None:
-    """SIGTERM to exactly the process that was started, and wait for its end."""
-    if known is not None and not known.stop(STOP_SECONDS):
-        raise ServerError(f"The document server (pid {known.pid}) did not stop within {STOP_SECONDS:.0f} s: kill it")
+def stop(data: Path, known: Proc | None) -> None:
+    """SIGTERM to the remembered server and to any other of this data folder, and wait for their end."""
+    for running in (find(data, known), find(data, None)):
+        if running is not None and not running.stop(STOP_SECONDS):
+            raise ServerError(f"The document server (pid {running.pid}) did not stop within {STOP_SECONDS} s: kill it")
 
 
 def log_file(place: Place) -> Path:
@@ -95,10 +113,10 @@ def kind_of(client: pymongo.MongoClient[Any]) -> str:
     return "replicaset" if hello.get("setName") else "standalone"
 
 
-def check_external(uri: str) -> str:
+def check_external(uri: str, seconds: float = 10) -> str:
     """Version and kind of the user's own server; refuses one without transactions and change streams."""
     try:
-        with pymongo.MongoClient[Any](uri, serverSelectionTimeoutMS=10_000) as client:
+        with pymongo.MongoClient[Any](uri, serverSelectionTimeoutMS=round(seconds * 1000)) as client:
             version, kind = client.server_info()["version"], kind_of(client)
     except PyMongoError as error:
         raise ServerError(
@@ -110,16 +128,33 @@ def check_external(uri: str) -> str:
     return f"{version} ({kind})"
 
 
+def _launch(program: Program, place: Place) -> Proc:
+    """Start the program detached, so that neither Ctrl-C nor the end of `up` ends it and no zombie is left to us."""
+    path = log_file(place)
+    path.touch(mode=0o600)
+    place.own(path)
+    identity = place.identity()
+    if not place.reachable(Path(program.command[0])):  # the Python server, when Python itself is in a private folder
+        identity = {"env": identity["env"], "umask": 0o077}
+    done = subprocess.run(["sh", "-c", '"$@" >>"$0" 2>&1 & echo $!', str(path), *program.command],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, check=True,
+                          text=True, **{**identity, "cwd": program.data})
+    running = Proc.of(int(done.stdout))
+    if running is None:
+        raise ServerError(f"The document server ended while starting: see the last lines of {path}")
+    return running
+
+
 def _wait_ready(program: Program, running: Proc, place: Place) -> None:
     limit = time.monotonic() + START_SECONDS
-    port_uri = program.uri.split("/?")[0] + "/?directConnection=true"
-    with pymongo.MongoClient[Any](port_uri, serverSelectionTimeoutMS=200) as client:
+    direct = program.uri.split("/?")[0] + "/?directConnection=true"
+    with pymongo.MongoClient[Any](direct, serverSelectionTimeoutMS=200) as client:
         while not _primary(program, client):
             if not running.running():
                 raise ServerError(f"The document server ended while starting: see the last lines of {log_file(place)}")
             if time.monotonic() > limit:
                 raise ServerError(
-                    f"The document server (pid {running.pid}) did not answer within {START_SECONDS:.0f} s: see "
+                    f"The document server (pid {running.pid}) did not answer within {START_SECONDS} s: see "
                     f"{log_file(place)}"
                 )
             time.sleep(0.02)

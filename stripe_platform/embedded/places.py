@@ -8,6 +8,7 @@ to /var/lib/stripe_platform, named by a pointer file. The mode of a folder that 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pwd
 import shutil
@@ -21,6 +22,7 @@ from stripe_platform.embedded.errors import ServerError
 SYSTEM_USER = "stripe_platform"
 ELSEWHERE = Path("/var/lib/stripe_platform")
 POINTER = "servers-location"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,20 @@ class Place:
 
 
 def find(home: Path) -> Place | None:
-    """The place that an earlier `up` chose for this home, or None."""
-    user = _system_user() if os.geteuid() == 0 else None
-    if os.geteuid() == 0 and user is None:
-        return None
+    """The place that an earlier `up` chose for this home, or None. Raises when it belongs to somebody else."""
     pointer = home / POINTER
     data = Path(pointer.read_text().strip()) if pointer.exists() else home / "servers"
-    return Place(home, data, user) if data.is_dir() else None
+    if not data.is_dir():
+        return None
+    owner = data.stat().st_uid
+    if os.geteuid() == 0:
+        return Place(home, data, pwd.getpwuid(owner))
+    if owner != os.geteuid():
+        raise ServerError(
+            f"The servers' data in {data} belong to user {pwd.getpwuid(owner).pw_name}: run as that user or as root, "
+            "or name another home with STRIPE_PLATFORM_HOME"
+        )
+    return Place(home, data, None)
 
 
 def choose(home: Path) -> Place:
@@ -96,7 +105,7 @@ def choose(home: Path) -> Place:
     home.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0:
         data = home / "servers"
-        data.mkdir(mode=0o700, exist_ok=True)
+        data.mkdir(mode=0o700)
         return Place(home, data, None)
     user = _system_user() or _make_system_user()
     data = home / "servers"
@@ -104,8 +113,10 @@ def choose(home: Path) -> Place:
         ELSEWHERE.mkdir(mode=0o755, exist_ok=True)
         data = ELSEWHERE / hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
         (home / POINTER).write_text(f"{data}\n")
-    data.mkdir(mode=0o700, exist_ok=True)
-    os.chown(data, user.pw_uid, user.pw_gid)
+    draft = data.with_name(f".{data.name}.{os.getpid()}")  # renamed when it is theirs: a kill in between leaves no half
+    draft.mkdir(mode=0o700)
+    os.chown(draft, user.pw_uid, user.pw_gid)
+    draft.rename(data)
     return Place(home, data, user)
 
 
@@ -126,7 +137,7 @@ def _make_system_user() -> pwd.struct_passwd:
             f"PostgreSQL does not run as root and the system user {SYSTEM_USER!r} could not be made: run as another "
             f"user, or run `{' '.join(command)}` and try again"
         ) from error
-    print(f"made the system user {SYSTEM_USER!r}: the local servers do not run as root")
+    log.warning("Made the system user %r (useradd --system): the local servers do not run as root", SYSTEM_USER)
     return pwd.getpwnam(SYSTEM_USER)
 
 

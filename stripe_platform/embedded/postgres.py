@@ -6,6 +6,7 @@ Own code instead of the wheel's: its start is socket-only without password, and 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 import subprocess
 import time
@@ -20,8 +21,10 @@ from stripe_platform.embedded.errors import ServerError
 from stripe_platform.embedded.places import Place
 from stripe_platform.embedded.processes import Proc
 
+PROGRAM = "postgres"
 START_SECONDS = 180  # recovery after a kill replays the write-ahead log first
 STOP_SECONDS = 60
+log = logging.getLogger(__name__)
 
 # Both: times in UTC; logs name the rule that a row broke, never its values (DETAIL lines hold them).
 COMMON = {
@@ -67,7 +70,7 @@ class Cluster:
         return self.place.data / self.name
 
     @property
-    def log(self) -> Path:
+    def log_file(self) -> Path:
         return self.place.data / f"{self.name}.log"
 
     def dsn(self, user: str = "postgres", password: str | None = None, database: str = "postgres") -> str:
@@ -98,8 +101,11 @@ class Cluster:
         self._draft.unlink()
 
     def start(self) -> Proc:
-        """Start and wait until it answers; a cluster that runs already is left alone."""
+        """Start and wait until it answers; a cluster that runs already is left alone, unless it has another port."""
         running = self.find()
+        if running is not None and self._running_port() not in (self.port, None):
+            self.stop()
+            running = None
         if running is None:
             self._clear_stale()
             if not processes.port_is_free(self.port):
@@ -109,11 +115,11 @@ class Cluster:
                 )
             settings = {**COMMON, **TUNED[self.name], "port": str(self.port)}
             self._write("stripe_platform.conf", "".join(f"{k} = '{v}'\n" for k, v in settings.items()))
-            self._run("pg_ctl", "start", "--pgdata", str(self.data), "--log", str(self.log), "--wait",
+            self._run("pg_ctl", "start", "--pgdata", str(self.data), "--log", str(self.log_file), "--wait",
                       "--timeout", str(START_SECONDS), "--silent")
             running = self.find()
         if running is None:
-            raise ServerError(f"The {self.name} database ended while starting: see the last lines of {self.log}")
+            raise ServerError(f"The {self.name} database ended while starting: see the end of {self.log_file}")
         self._wait_ready(running)
         return running
 
@@ -136,15 +142,25 @@ class Cluster:
             pid = int(pid_file.read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return None
-        return next((p for p in processes.working_in(self.data) if p.pid == pid), None)
+        return processes.works_in(pid, self.data, PROGRAM)
 
     def ready(self) -> bool:
         """True when the server accepts the superuser's password."""
         try:
             psycopg.connect(self.dsn(), connect_timeout=5).close()
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            if "password authentication failed" in str(error):
+                raise ServerError(
+                    f"The {self.name} database refuses the password in {self.place.home / 'servers.json'}: restore "
+                    f"that file, or delete {self.place.data} to start anew"
+                ) from None
             return False
         return True
+
+    def _running_port(self) -> int | None:
+        """Port in the fourth line of the pid file; None while a server that starts has not written it yet."""
+        lines = (self.data / "postmaster.pid").read_text().split("\n")
+        return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
 
     @property
     def _draft(self) -> Path:
@@ -154,11 +170,11 @@ class Cluster:
         limit = time.monotonic() + START_SECONDS
         while not self.ready():
             if not running.running():
-                raise ServerError(f"The {self.name} database ended while starting: see the last lines of {self.log}")
+                raise ServerError(f"The {self.name} database ended while starting: see the end of {self.log_file}")
             if time.monotonic() > limit:
                 raise ServerError(
                     f"The {self.name} database runs (pid {running.pid}) but did not accept connections within "
-                    f"{START_SECONDS} s: see {self.log}"
+                    f"{START_SECONDS} s: see {self.log_file}"
                 )
             time.sleep(0.05)
 
@@ -169,11 +185,15 @@ class Cluster:
             raise ServerError(
                 f"Processes {left} of a killed {self.name} database still hold {self.data}: end them with kill"
             )
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        pid_file = self.data / "postmaster.pid"
+        if pid_file.exists():
+            log.warning("The %s database had ended without `down` (its pid file names %s): it recovers from its log",
+                        self.name, pid_file.read_text().split("\n", 1)[0])
+            pid_file.unlink()
 
     def _end_orphans(self) -> list[int]:
         """Wait for processes in the data folder (they end by themselves without postmaster), then ask them to end."""
-        left = processes.working_in(self.data)
+        left = processes.working_in(self.data, PROGRAM)
         for seconds in (3.0, 10.0):
             limit = time.monotonic() + seconds
             while left and time.monotonic() < limit:
@@ -195,7 +215,7 @@ class Cluster:
                               **self.place.identity())
         if done.returncode != 0:
             reason = " ".join((done.stderr or "no message").split())[-400:]
-            raise ServerError(f"{program} of the {self.name} database failed: {reason} (log: {self.log})")
+            raise ServerError(f"{program} of the {self.name} database failed: {reason} (log: {self.log_file})")
 
 
 def binaries(place: Place) -> Path:
@@ -225,16 +245,14 @@ def ensure_roles(cluster: Cluster, roles: dict[str, str], attributes: dict[str, 
                 verb, sql.Identifier(role), sql.Literal(password), sql.SQL(attributes.get(role, ""))))
 
 
-def ensure_database(cluster: Cluster, name: str, owner: str, users: tuple[str, ...] = ()) -> None:
-    """A database of `owner` which only `users` beside it may connect to."""
+def ensure_database(cluster: Cluster, name: str, user: str) -> None:
+    """A database that belongs to the first role asked for and that only the roles asked for may connect to."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        database, role = sql.Identifier(name), sql.Identifier(user)
         if connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone() is None:
-            connection.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(name),
-                                                                              sql.Identifier(owner)))
-        connection.execute(sql.SQL("revoke connect on database {} from public").format(sql.Identifier(name)))
-        for user in users:
-            connection.execute(sql.SQL("grant connect on database {} to {}").format(sql.Identifier(name),
-                                                                                    sql.Identifier(user)))
+            connection.execute(sql.SQL("create database {} owner {}").format(database, role))
+        connection.execute(sql.SQL("revoke connect on database {} from public").format(database))
+        connection.execute(sql.SQL("grant connect on database {} to {}").format(database, role))
 
 
 def _empty(folder: Path) -> None:

@@ -40,7 +40,6 @@ class Proc:
 
     def running(self) -> bool:
         """True while this very process lives (its zombie does not count)."""
-        _reap(self.pid)
         return Proc.of(self.pid) == self
 
     def stop(self, seconds: float) -> bool:
@@ -71,24 +70,38 @@ def _stamp(process: psutil.Process) -> str:
     return f"{process.create_time():.2f}"
 
 
-def _reap(pid: int) -> None:
-    """Collect the exit of a child of ours, so that it does not stay a zombie."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
+def working_in(folder: Path, program: str) -> list[Proc]:
+    """Living processes named `program...` whose working directory is `folder`: a server and all its children.
 
-
-def working_in(folder: Path) -> list[Proc]:
-    """Living processes whose working directory is `folder`: a PostgreSQL server and all its backends."""
+    A server's folder belongs to it alone, so this finds it without any pid file; a shell in the folder is not meant.
+    """
     found, real = [], str(folder.resolve())
     for process in psutil.process_iter():
         try:
-            if process.status() not in GONE and process.cwd() == real:
+            if process.name().startswith(program) and process.status() not in GONE and process.cwd() == real:
                 found.append(Proc(process.pid, _stamp(process)))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def works_in(pid: int, folder: Path, program: str) -> Proc | None:
+    """The process with this pid when it is `program` and works in `folder`; else None (its pid file is stale)."""
+    try:
+        process = psutil.Process(pid)
+        if process.name().startswith(program) and process.cwd() == str(folder.resolve()):
+            return Proc.of(pid)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    return None
+
+
+def arguments(running: Proc) -> list[str]:
+    """Command line of a process; empty when it has just ended."""
+    try:
+        return psutil.Process(running.pid).cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def free_port(taken: set[int]) -> int:

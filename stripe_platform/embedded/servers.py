@@ -1,20 +1,18 @@
 """`up`, `down` and `status` of the local servers: two PostgreSQL clusters and a Mongo-wire server.
 
-Nothing that production uses. Everything is remembered in the home folder, which git ignores.
+Nothing that production uses. Everything is remembered in the home folder, which git ignores. A connection URL that
+the user sets replaces the embedded server; then nothing is started for it.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-from dotenv import dotenv_values
 
 from stripe_platform import progress
-from stripe_platform.embedded import documents, places, postgres, state
+from stripe_platform.embedded import documents, external, places, postgres, state
 from stripe_platform.embedded.errors import ServerError
 from stripe_platform.embedded.places import Place
 from stripe_platform.embedded.postgres import Cluster
@@ -27,38 +25,47 @@ ROLES = {
     "oltp": {"payments_owner": "", "payments_app": "", "payments_cdc": "replication"},
     "warehouse": {"warehouse": "", "dagster": ""},
 }
-# variable: cluster, role, database
+# cluster: variable: (role, database)
 VARIABLES = {
-    "STRIPE_PLATFORM_OLTP_OWNER_DSN": ("oltp", "payments_owner", "oltp"),
-    "STRIPE_PLATFORM_OLTP_DSN": ("oltp", "payments_app", "oltp"),
-    "STRIPE_PLATFORM_CDC_DSN": ("oltp", "payments_cdc", "oltp"),
-    "STRIPE_PLATFORM_WAREHOUSE_DSN": ("warehouse", "warehouse", "warehouse"),
-    "STRIPE_PLATFORM_DAGSTER_DSN": ("warehouse", "dagster", "dagster"),
+    "oltp": {
+        "STRIPE_PLATFORM_OLTP_OWNER_DSN": ("payments_owner", "oltp"),
+        "STRIPE_PLATFORM_OLTP_DSN": ("payments_app", "oltp"),
+        "STRIPE_PLATFORM_CDC_DSN": ("payments_cdc", "oltp"),
+    },
+    "warehouse": {
+        "STRIPE_PLATFORM_WAREHOUSE_DSN": ("warehouse", "warehouse"),
+        "STRIPE_PLATFORM_DAGSTER_DSN": ("dagster", "dagster"),
+    },
 }
 INSTANCE_TEMPLATE = PROJECT_ROOT / "deploy" / "dagster.yaml"
 
 
-def up(home: Path) -> None:
+def up(home: Path, variables: Mapping[str, str] | None = None) -> None:
     """Start what does not run, wait until it answers, write `connections.env` and Dagster's instance file.
 
-    Raises `ServerError` (one sentence with the remedy) when a server cannot be had or a port is taken.
+    `variables` (default: `.env` and the environment) may name servers of the user's own. Raises `ServerError` (one
+    sentence with the remedy) when a server cannot be had or a port is taken.
     """
+    variables = external.user_variables() if variables is None else variables
     with state.locked(home):
         place, known = places.choose(home), State.load(home)
-        ports = state.ports(home, (*CLUSTERS, DOCUMENTS))
+        ports = state.choose_ports(home, (*CLUSTERS, DOCUMENTS))
         clusters = {name: _cluster(name, place, known, ports) for name in CLUSTERS}
         roles = {name: {role: known.password(role) for role in ROLES[name]} for name in CLUSTERS}
+        replaced = {name: external.replaces(variables, VARIABLES[name], ports.values()) for name in CLUSTERS}
         known.save()  # before initdb sets the passwords: a kill in between must not lose them
         with ThreadPoolExecutor(3) as pool, progress.stage("local servers", 3) as advance:
-            tasks = [pool.submit(_start_cluster, cluster, roles[name]) for name, cluster in clusters.items()]
-            tasks.append(pool.submit(_start_documents, place, known, ports[DOCUMENTS]))
-            for task in tasks:
+            tasks = {name: pool.submit(_start_cluster, clusters[name], roles[name], replaced[name])
+                     for name in CLUSTERS}
+            tasks[DOCUMENTS] = pool.submit(_start_documents, place, known, ports, variables)
+            for task in tasks.values():
                 task.exception()
                 advance(1)
-        known.save()
-        for task in tasks:
+        known.facts.update({name: task.result() for name, task in tasks.items() if task.exception() is None})
+        known.save()  # also when one of them failed: what did start must be found by `down`
+        for task in tasks.values():
             task.result()
-        _write_connections(known, clusters)
+        _write_connections(known, clusters, replaced)
 
 
 def down(home: Path) -> None:
@@ -69,44 +76,46 @@ def down(home: Path) -> None:
         place, known = places.find(home), State.load(home)
         if place is None:
             return
-        ports = state.ports(home, (*CLUSTERS, DOCUMENTS))
+        stops = [_cluster(name, place, known, state.ports(home)).stop for name in CLUSTERS]
+        folders = [p for p in place.data.iterdir() if p.is_dir() and p.name.startswith(("documents-", "mongod"))]
         with ThreadPoolExecutor(3) as pool:
-            tasks = [pool.submit(_cluster(name, place, known, ports).stop) for name in CLUSTERS]
-            tasks.append(pool.submit(documents.stop, known.processes.get(DOCUMENTS)))
+            tasks = [pool.submit(stop) for stop in stops]
+            tasks += [pool.submit(documents.stop, folder, known.processes.get(DOCUMENTS)) for folder in folders]
         for task in tasks:
             task.result()
         known.processes.clear()
         known.save()
 
 
-def status(home: Path) -> list[dict[str, Any]]:
-    """One row per server: name, kind, version, port, state (running | starting | stopped), pid, data folder."""
+def status(home: Path) -> list[dict[str, str]]:
+    """One row per server: name, kind, version, port, state, pid, data folder (empty where there is none).
+
+    Kinds: embedded, mongod, external. States: running, starting, stopped; an external server is answering or not.
+    """
     place, known = places.find(home), State.load(home)
-    ports = state.ports(home, (*CLUSTERS, DOCUMENTS)) if place else {}
+    ports = state.ports(home)
     rows = []
-    for name in CLUSTERS:
-        cluster = _cluster(name, place, known, ports) if place else None
-        process = cluster.find() if cluster else None
-        running = "stopped" if process is None else "running" if cluster and cluster.ready() else "starting"
-        rows.append(_row(name, "PostgreSQL, wheel", postgres.version(place) if place else "", ports.get(name), running,
-                         process.pid if process else None, cluster.data if cluster else None))
-    document = known.processes.get(DOCUMENTS)
-    alive = document is not None and document.running()
-    external = known.facts.get("kind") == "external"
-    rows.append(_row(
-        DOCUMENTS, known.facts.get("kind", ""), known.facts.get("version", ""),
-        None if external else ports.get(DOCUMENTS), "external" if external else "running" if alive else "stopped",
-        document.pid if document and alive else None, known.facts.get("data")))
+    for name in (*CLUSTERS, DOCUMENTS):
+        facts = known.facts.get(name, {})
+        row = {"name": name, "kind": facts.get("kind", ""), "version": facts.get("version", ""), "port": "",
+               "state": "stopped", "pid": "", "data": facts.get("data", "")}
+        if row["kind"] == "external":
+            row["state"] = "answering" if _answers(name, facts) else "not answering"
+        elif place is not None and facts:
+            row["port"] = str(ports.get(name, ""))
+            row["state"], row["pid"] = _running(name, place, known, ports)
+        rows.append(row)
     return rows
 
 
 def remove(home: Path) -> None:
-    """Stop the servers and delete their data (tests, `make clean`)."""
+    """Stop the servers and delete the home with all data (tests, a fresh start)."""
     down(home)
-    place = places.find(home)
+    place = places.find(home) if home.exists() else None
     if place is not None:
         shutil.rmtree(place.data)
-    shutil.rmtree(home, ignore_errors=True)
+    if home.exists():
+        shutil.rmtree(home)
 
 
 def superuser(home: Path, name: str) -> str:
@@ -114,66 +123,69 @@ def superuser(home: Path, name: str) -> str:
     place, known = places.find(home), State.load(home)
     if place is None or name not in CLUSTERS:
         raise ServerError(f"There is no {name} database in {home}: run `stripe-platform up`")
-    return _cluster(name, place, known, state.ports(home, CLUSTERS)).dsn()
-
-
-def _row(name: str, kind: str, version: str, port: int | None, running: str, pid: int | None,
-         data: Path | str | None) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "version": version, "port": str(port or ""), "state": running,
-            "pid": str(pid or ""), "data": str(data or "")}
+    return _cluster(name, place, known, state.ports(home)).dsn()
 
 
 def _cluster(name: str, place: Place, known: State, ports: dict[str, int]) -> Cluster:
-    return Cluster(name, place, ports[name], known.password(f"{name}/postgres"))
+    return Cluster(name, place, ports.get(name, 0), known.password(f"{name}/postgres"))
 
 
-def _start_cluster(cluster: Cluster, roles: dict[str, str]) -> None:
-    with progress.stage(f"{cluster.name} database"):
-        cluster.make()
-        cluster.start()
-        prepared = cluster.place.data / f"{cluster.name}.prepared"
-        if not prepared.exists():
-            postgres.ensure_roles(cluster, roles, ROLES[cluster.name])
-            if cluster.name == "oltp":
-                postgres.ensure_database(cluster, "oltp", "payments_owner", ("payments_app", "payments_cdc"))
-            else:
-                postgres.ensure_database(cluster, "warehouse", "warehouse")
-                postgres.ensure_database(cluster, "dagster", "dagster")
-            prepared.touch()
+def _start_cluster(cluster: Cluster, roles: dict[str, str], urls: dict[str, str]) -> dict[str, str]:
+    """Start one cluster, or check the user's own; returns its facts for `status`."""
+    if urls:
+        return {"kind": "external", "version": external.check_postgres(urls), "uri": next(iter(urls.values()))}
+    cluster.make()
+    cluster.start()
+    prepared = cluster.place.data / f"{cluster.name}.prepared"
+    if not prepared.exists():
+        postgres.ensure_roles(cluster, roles, ROLES[cluster.name])
+        for role, database in VARIABLES[cluster.name].values():
+            postgres.ensure_database(cluster, database, role)
+        prepared.touch()
+    return {"kind": "embedded", "version": postgres.version(cluster.place), "data": str(cluster.data)}
 
 
-def _start_documents(place: Place, known: State, port: int) -> None:
-    uri = _own_uri(known)
+def _start_documents(place: Place, known: State, ports: dict[str, int], variables: Mapping[str, str]) -> dict[str, str]:
+    """Start the Mongo-wire server, or check the user's own; returns its facts for `status`."""
+    uri = external.url(variables, "MONGODB_URI", ports.values())
     if uri:
-        version = documents.check_external(uri)
-        known.facts = {"kind": "external", "version": version, "uri": uri}
-        return
-    program = documents.choose(place, port)
-    running = known.processes.get(DOCUMENTS)
-    known.processes[DOCUMENTS] = documents.start(program, place, port, running)
-    known.facts = {"kind": program.kind, "version": program.version, "uri": program.uri, "data": str(program.data)}
+        return {"kind": "external", "version": documents.check_external(uri), "uri": uri}
+    program = documents.choose(place, ports[DOCUMENTS], variables)
+    running = documents.start(program, place, ports[DOCUMENTS], known.processes.get(DOCUMENTS))
+    known.processes[DOCUMENTS] = running
+    return {"kind": program.kind, "version": program.version, "uri": program.uri, "data": str(program.data)}
 
 
-def _own_uri(known: State) -> str | None:
-    """MONGODB_URI when the user set it; the URL that an earlier `up` wrote does not count."""
-    uri = os.environ.get("MONGODB_URI") or dotenv_values(PROJECT_ROOT / ".env").get("MONGODB_URI")
-    ours = known.facts.get("kind") != "external" and uri == known.facts.get("uri")
-    return None if not uri or ours else uri
+def _running(name: str, place: Place, known: State, ports: dict[str, int]) -> tuple[str, str]:
+    """State and pid of a server of ours."""
+    if name == DOCUMENTS:
+        process = documents.find(Path(known.facts[name]["data"]), known.processes.get(name))
+        return ("running", str(process.pid)) if process else ("stopped", "")
+    cluster = _cluster(name, place, known, ports)
+    process = cluster.find()
+    if process is None:
+        return "stopped", ""
+    return "running" if cluster.ready() else "starting", str(process.pid)
 
 
-def _write_connections(known: State, clusters: dict[str, Cluster]) -> None:
-    values = {
-        variable: clusters[name].dsn(role, known.password(role), database)
-        for variable, (name, role, database) in VARIABLES.items()
-    }
-    values["MONGODB_URI"] = known.facts["uri"]
+def _answers(name: str, facts: dict[str, str]) -> bool:
+    try:
+        if name == DOCUMENTS:
+            documents.check_external(facts["uri"], seconds=3)
+        else:
+            external.check_postgres({name: facts["uri"]})
+    except ServerError:
+        return False
+    return True
+
+
+def _write_connections(known: State, clusters: dict[str, Cluster], replaced: dict[str, dict[str, str]]) -> None:
+    values: dict[str, str] = {}
+    for name, variables in VARIABLES.items():
+        for variable, (role, database) in variables.items():
+            own = clusters[name].dsn(role, known.password(role), database)
+            values[variable] = replaced[name].get(variable, own)
+    values["MONGODB_URI"] = known.facts[DOCUMENTS]["uri"]
     lines = "".join(f"{variable}='{value}'\n" for variable, value in values.items())
     state.write_private(known.home / "connections.env", f"# Written by `stripe-platform up`; secret.\n{lines}")
-    instance = known.home / "dagster"
-    instance.mkdir(mode=0o700, exist_ok=True)
-    facts = {"@PORT@": str(clusters["warehouse"].port), "@PASSWORD@": known.password("dagster"),
-             "@HOME@": str(instance)}
-    text = INSTANCE_TEMPLATE.read_text()
-    for mark, value in facts.items():
-        text = text.replace(mark, value)
-    state.write_private(instance / "dagster.yaml", text)
+    state.write_instance(known.home, INSTANCE_TEMPLATE, values["STRIPE_PLATFORM_DAGSTER_DSN"])

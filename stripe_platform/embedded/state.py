@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from stripe_platform.embedded import processes
 from stripe_platform.embedded.errors import ServerError
@@ -26,14 +28,14 @@ class State:
     home: Path
     passwords: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Proc] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)  # kind, version and URL of the document server
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)  # by server: kind, version, uri, data
 
     @classmethod
     def load(cls, home: Path) -> State:
         path = home / "servers.json"
         if not path.exists():
             return cls(home)
-        stored = json.loads(path.read_text())
+        stored = _read(path)
         return cls(home, stored["passwords"], {n: Proc(**p) for n, p in stored["processes"].items()}, stored["facts"])
 
     def save(self) -> None:
@@ -46,15 +48,27 @@ class State:
         return self.passwords.setdefault(name, secrets.token_urlsafe(24))
 
 
-def ports(home: Path, names: tuple[str, ...]) -> dict[str, int]:
-    """The remembered port of each server (`ports.json`); free ones are chosen once."""
+def ports(home: Path) -> dict[str, int]:
+    """The remembered port of each server (`ports.json`)."""
     path = home / "ports.json"
-    known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    return _read(path) if path.exists() else {}
+
+
+def choose_ports(home: Path, names: tuple[str, ...]) -> dict[str, int]:
+    """The remembered ports; a server without one gets a free one, once."""
+    known = ports(home)
     for name in names:
         if name not in known:
             known[name] = processes.free_port(set(known.values()))
-    write_private(path, json.dumps(known, indent=1))
+    write_private(home / "ports.json", json.dumps(known, indent=1))
     return known
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ServerError(f"{path} is not JSON (line {error.lineno}): restore it, or delete {path.parent}") from None
 
 
 def write_private(path: Path, text: str) -> None:
@@ -67,6 +81,21 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def write_instance(home: Path, template: Path, dsn: str) -> None:
+    """Dagster's instance file `<home>/dagster/dagster.yaml`, from the template and the run storage's URL."""
+    folder = home / "dagster"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    parts = urlsplit(dsn)
+    facts = {
+        "HOST": parts.hostname, "PORT": parts.port or 5432, "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""), "DATABASE": parts.path.lstrip("/"), "FOLDER": str(folder),
+    }
+    text = template.read_text()
+    for mark, value in facts.items():
+        text = text.replace(f"@{mark}@", json.dumps(value))  # a JSON scalar is a YAML scalar, quoted where needed
+    write_private(folder / "dagster.yaml", text)
 
 
 @contextmanager
