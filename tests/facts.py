@@ -21,7 +21,8 @@ create table if not exists marts.fct_charges (
 create table if not exists marts.fct_disputes (
     dispute_id text primary key, charge_id text not null, event_day date not null, created timestamptz not null,
     reason text not null);
-truncate marts.fct_charges, marts.fct_disputes;
+delete from marts.fct_charges;
+delete from marts.fct_disputes;
 """
 
 
@@ -37,10 +38,9 @@ def write(connection: psycopg.Connection, charges: pd.DataFrame, disputes: pd.Da
             dispute_id=[f"dp_{i:032x}" for i in range(len(disputes))], event_day=disputes.created.dt.date,
             reason=disputes.get("reason", "fraudulent"),
         )[["dispute_id", "charge_id", "event_day", "created", "reason"]])
-    connection.autocommit, before = True, connection.autocommit
-    connection.execute("analyze marts.fct_charges")
-    connection.execute("analyze marts.fct_disputes")
-    connection.autocommit = before
+        if len(charges) > 10_000:
+            connection.execute("analyze marts.fct_charges")
+            connection.execute("analyze marts.fct_disputes")
 
 
 def _copy(connection: psycopg.Connection, target: str, rows: pd.DataFrame) -> None:

@@ -22,7 +22,6 @@ SESSION = (
     "set local maintenance_work_mem = '256MB'",
     "set local jit = off",
     "set local max_parallel_workers_per_gather = 0",  # gathered rows would have to be sorted once more
-    "set local synchronous_commit = on",
 )
 
 
