@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from resources.lake import Lake
@@ -180,10 +181,17 @@ class Chain:
             digest = hashlib.sha256(data).hexdigest()
         return cls(tuple(manifests), _days_of(manifests))
 
-    @property
+    @cached_property
     def closed(self) -> list[dt.date]:
         """Closed ledger days, ascending."""
         return [m.closes for m in self.manifests if m.closes is not None]
+
+    @cached_property
+    def _by_day(self) -> dict[dt.date | None, list[Manifest]]:
+        found: dict[dt.date | None, list[Manifest]] = {}
+        for manifest, day in zip(self.manifests, self.days, strict=True):
+            found.setdefault(day, []).append(manifest)
+        return found
 
     def open_day(self, first_day: dt.date) -> dt.date:
         """The ledger day that commits now belong to: the one after the last closed, `first_day` before any."""
@@ -195,7 +203,7 @@ class Chain:
         newest = self.open_day(first_day)
         if day > newest:
             raise ChainError(f"ledger day {day} has not begun: the open day is {newest}; close days in order")
-        return [m for m, d in zip(self.manifests, self.days, strict=True) if (d or newest) == day]
+        return self._by_day.get(None if day == newest else day, [])
 
 
 def _days_of(manifests: Sequence[Manifest]) -> tuple[dt.date | None, ...]:

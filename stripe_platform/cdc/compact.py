@@ -1,0 +1,96 @@
+"""Compaction: the batch files of a ledger day become one sorted file per table. Repeated, it gives the same bytes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from resources.lake import Lake
+from stripe_platform import progress
+from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.batches import parquet_options
+from stripe_platform.cdc.daily import Daily
+from stripe_platform.cdc.manifest import Chain, ChainError
+from stripe_platform.settings import load_settings
+
+
+def compact(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
+            first_day: dt.date | None = None) -> Daily:
+    """Make the daily file of a table and ledger day, unless it is current; raises `ChainError` on a changed batch."""
+    chain = chain or Chain.load(lake)
+    first_day = first_day or load_settings().first_day
+    sources = dailies.sources_of(chain, table, day, first_day)
+    closed = day < chain.open_day(first_day)
+    path = dailies.data_path(table, day)
+    before = dailies.read(lake, table, day)
+    if before and (before.sources, before.closed) == (sources, closed) and lake.size(path) == before.size:
+        return before
+    if sources:
+        rows, data, ops = _merge(lake, table, sources)
+    else:
+        rows, data, ops = 0, _empty(table), {}
+    made = Daily(table, day, closed, rows, ops, len(data), hashlib.sha256(data).hexdigest(), sources)
+    lake.put(path, data, durable=False)
+    lake.put(dailies.manifest_path(table, day), made.encode(), durable=False)
+    return made
+
+
+def compact_range(lake: Lake, tables: Iterable[str], days: Sequence[dt.date], *,
+                  first_day: dt.date | None = None) -> dict[str, list[Daily]]:
+    """Daily files of many tables and days; one reading of the chain serves all."""
+    chain, first_day, names = Chain.load(lake), first_day or load_settings().first_day, list(tables)
+    with progress.stage("compact changes", len(names) * len(days)) as advance:
+        made: dict[str, list[Daily]] = {name: [] for name in names}
+        for name in names:
+            for day in days:
+                made[name].append(compact(lake, name, day, chain=chain, first_day=first_day))
+                advance(1)
+    return made
+
+
+def read_batch_file(lake: Lake, source: dailies.Source) -> pa.Table:
+    """Rows of a batch file in commit order; `ChainError` when its bytes are not its manifest's."""
+    data = lake.read(source.path)
+    if hashlib.sha256(data).hexdigest() != source.sha256:
+        raise ChainError(f"{source.path} is not what its manifest says: restore it from a backup")
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _merge(lake: Lake, table: str, sources: Sequence[dailies.Source]) -> tuple[int, bytes, dict[str, int]]:
+    parts = [read_batch_file(lake, source) for source in sources]
+    changes = pa.concat_tables(parts, promote_options="default") if len(parts) > 1 else parts[0]
+    changes = sort_by_key(changes, dailies.key_of(table))
+    ops = {c["values"]: c["counts"] for c in pc.value_counts(changes["_op"]).to_pylist()}
+    return changes.num_rows, encode(changes), dict(sorted(ops.items()))
+
+
+def sort_by_key(changes: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Rows in commit order to rows by (key, commit order): the sort is stable; truncations (null key) come last."""
+    if changes.num_rows < 2:
+        return changes
+    changes = changes.combine_chunks()
+    if len(key) == 1:
+        values = changes[key[0]]
+        if not values.null_count and pc.all(pc.less_equal(values[:-1], values[1:])).as_py():
+            return changes
+    order = pc.sort_indices(changes, sort_keys=[(name, "ascending") for name in key])
+    return changes.take(order)
+
+
+def encode(rows: pa.Table) -> bytes:
+    """Parquet bytes, equal for equal rows."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, **parquet_options(rows.schema))
+    return sink.getvalue().to_pybytes()
+
+
+@cache
+def _empty(table: str) -> bytes:
+    return encode(dailies.schema_of(table).empty_table())
+

@@ -1,0 +1,295 @@
+"""Raw tables: the OLTP's rows as the change log leaves them, applied behind a fence.
+
+A change wins only over an older one: (epoch, commit LSN, ordinal) decides, in the transaction that also records the
+day as applied. So a repeated, killed or stale apply changes nothing that is newer. Deleted rows stay as tombstones.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+from psycopg import sql
+
+from resources.lake import Lake
+from stripe_platform import keys, progress
+from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc import fold
+from stripe_platform.cdc.compact import sort_by_key
+from stripe_platform.cdc.daily import Daily, NotContiguousError
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.pgoutput import lsn_text
+from stripe_platform.oltp.schema import load_schema
+from stripe_platform.settings import load_settings
+
+CHUNK_ROWS = 400_000
+COPY_BATCH = 16_384  # rows per CSV block
+ANALYZE_FROM = 5_000  # rows; the planner's first statistics decide how marts join
+FENCE = ("_source", "_epoch", "_commit_lsn", "_ord", "_deleted", "_ledger_day")
+_APPLIED = """
+create table if not exists raw._applied (
+    table_name text not null,
+    day date not null,
+    digest text not null,
+    rows bigint not null,
+    through_seq bigint not null,
+    applied_at timestamptz not null default clock_timestamp(),
+    primary key (table_name, day)
+)"""
+
+
+class UnknownStateError(RuntimeError):
+    """An update left values out and no earlier state of its row is known; nothing of the chunk was applied."""
+
+
+@dataclass
+class ApplyReport:
+    """What an apply did. `rows`: changes by day; `days`: days applied now; the others stood already."""
+
+    table: str
+    days: list[dt.date] = field(default_factory=list)
+    rows: dict[dt.date, int] = field(default_factory=dict)
+    keys: int = 0
+    total: int = 0
+    seconds: float = 0.0
+
+
+def columns_of(table: str) -> list[tuple[str, str]]:
+    """(name, PostgreSQL type) of a raw table's own columns: those of the OLTP without its ciphertext."""
+    hidden = keys.TABLES[table].sensitive
+    return [(c.name, c.type) for c in load_schema()[table].columns if c.name not in hidden]
+
+
+def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.date], *, chain: Chain | None = None,
+          first_day: dt.date | None = None) -> ApplyReport:
+    """Bring ledger days of one table into `raw`; days that stand already are left alone.
+
+    `conn`: PostgreSQL warehouse; each chunk of days is one transaction with its fence rows.
+    Raises `NotContiguousError` when a day, or one before it, is not complete in the lake or not applied yet.
+    """
+    begun = time.monotonic()
+    chain = chain or Chain.load(lake)
+    first_day = first_day or load_settings().first_day
+    wanted = [dailies.current(lake, chain, table, day, first_day) for day in sorted(days)]
+    report = ApplyReport(table, rows={d.day: d.rows for d in wanted})
+    with conn.transaction():
+        _create(conn, table)
+    if wanted:
+        _refuse_gaps(conn, chain, table, wanted[0].day, first_day)
+    standing = _applied(conn, table)
+    pending = [d for d in wanted if standing.get(d.day) != d.digest]
+    with progress.stage(f"apply raw/{table}", sum(d.rows for d in pending)) as advance:
+        for chunk in _chunks(pending):
+            with conn.transaction():
+                report.keys += _apply_chunk(conn, lake, table, chunk)
+            report.days += [d.day for d in chunk]
+            advance(sum(d.rows for d in chunk))
+    if sum(d.rows for d in pending) >= ANALYZE_FROM:
+        with conn.transaction():
+            conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", table)))
+    report.total = count(conn, table)
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def count(conn: psycopg.Connection, table: str) -> int:
+    """Rows of a raw table that are not deleted."""
+    row = conn.execute(sql.SQL("select count(*) from {} where not _deleted").format(
+        sql.Identifier("raw", table))).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate always gives one row
+    return int(row[0])
+
+
+def _create(conn: psycopg.Connection, table: str) -> None:
+    """The raw table with the OLTP's types, nothing but the key mandatory (a tombstone may know no more)."""
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
+    if conn.execute("select to_regclass(%s)", [f"raw.{table}"]).fetchone() != (None,):
+        return
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), 0)")
+    conn.execute("create schema if not exists raw")
+    conn.execute(_APPLIED)
+    key = dailies.key_of(table)
+    name = sql.Identifier("raw", table)
+    defined = [sql.SQL("{} {}{}").format(
+        sql.Identifier(column), sql.SQL(kind), sql.SQL(' collate "C"' if kind == "text" and column in key else ""))
+        for column, kind in columns_of(table)]
+    conn.execute(sql.SQL(
+        'create table {} ({}, _source text not null, _epoch text collate "C" not null, _commit_lsn bigint not null,'
+        " _ord bigint not null, _deleted boolean not null, _ledger_day date not null, primary key ({}))").format(
+        name, sql.SQL(", ").join(defined), sql.SQL(", ").join(map(sql.Identifier, key))))
+    # BRIN: rows arrive in ledger order; unlike a btree it costs nothing per row and leaves updates on their page.
+    conn.execute(sql.SQL("create index {} on {} using brin (_ledger_day) with (pages_per_range = 32)").format(
+        sql.Identifier(f"{table}_ledger_day"), name))
+
+
+def _applied(conn: psycopg.Connection, table: str) -> dict[dt.date, str]:
+    return dict(conn.execute("select day, digest from raw._applied where table_name = %s", [table]).fetchall())
+
+
+def _refuse_gaps(conn: psycopg.Connection, chain: Chain, table: str, first: dt.date, first_day: dt.date) -> None:
+    """Every earlier day with changes must stand: an update's unchanged values come from the days before it."""
+    standing = _applied(conn, table)
+    for manifest, day in zip(chain.manifests, chain.days, strict=True):
+        if day is None or day >= first or not manifest.files_of(table):
+            continue
+        expected = dailies.sources_of(chain, table, day, first_day)
+        if standing.get(day) != dailies.digest_of(table, day, expected):
+            raise NotContiguousError(
+                f"raw/{table} of {first} needs the days before it, {day} is not applied: materialize raw/{table}"
+                f" for {day}..{first}")
+
+
+def _chunks(pending: Sequence[Daily]) -> Iterator[list[Daily]]:
+    chunk: list[Daily] = []
+    for day in pending:
+        if chunk and sum(d.rows for d in chunk) + day.rows > CHUNK_ROWS:
+            yield chunk
+            chunk = []
+        chunk.append(day)
+    if chunk:
+        yield chunk
+
+
+def _apply_chunk(conn: psycopg.Connection, lake: Lake, table: str, chunk: Sequence[Daily]) -> int:
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
+    names = [name for name, _kind in columns_of(table)]
+    parts = []
+    for day in chunk:
+        if day.rows:
+            read = dailies.read_changes(lake, day)
+            read = read.select([n for n in read.column_names if n not in keys.TABLES[table].sensitive])
+            parts.append(read.append_column("_ledger_day", pa.repeat(pa.scalar(day.day), read.num_rows)))
+    applied = 0
+    if parts:
+        changes = pa.concat_tables(parts, promote_options="default") if len(parts) > 1 else parts[0]
+        for part in fold.segments(changes):
+            if isinstance(part, fold.Truncation):
+                _truncate(conn, table, part)
+            elif part.num_rows:
+                applied += _merge(conn, table, names, fold.collapse(
+                    sort_by_key(part, dailies.key_of(table)), dailies.key_of(table)))
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "insert into raw._applied (table_name, day, digest, rows, through_seq) values (%s, %s, %s, %s, %s)"
+            " on conflict (table_name, day) do update set digest = excluded.digest, rows = excluded.rows,"
+            " through_seq = excluded.through_seq, applied_at = excluded.applied_at",
+            [(table, d.day, d.digest, d.rows, max((s.seq for s in d.sources), default=0)) for d in chunk])
+    return applied
+
+
+def _truncate(conn: psycopg.Connection, table: str, cut: fold.Truncation) -> None:
+    conn.execute(sql.SQL(
+        "update {} set _deleted = true, _epoch = %(e)s, _commit_lsn = %(l)s, _ord = %(o)s, _ledger_day = %(d)s"
+        " where not _deleted and (_epoch, _commit_lsn, _ord) < (%(e)s, %(l)s, %(o)s)").format(
+        sql.Identifier("raw", table)),
+        {"e": cut.fence[0], "l": cut.fence[1], "o": cut.fence[2], "d": cut.row["_ledger_day"]})
+
+
+def _merge(conn: psycopg.Connection, table: str, names: list[str], newest: pa.Table) -> int:
+    """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict."""
+    key = dailies.key_of(table)
+    target = sql.Identifier("raw", table)
+    rows = _with_fence(newest, names)
+    pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
+    fresh = _beyond(conn, target, key, newest) if not pc.any(pending).as_py() else None
+    if fresh is not None:
+        _copy(conn, target, rows.filter(fresh))
+        rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
+    if rows.num_rows:
+        stage = sql.Identifier("raw", f"_stage_{table}")
+        origins = [f"_from_{name}" for name in key]
+        conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
+        conn.execute(sql.SQL("truncate {}").format(stage))
+        _copy(conn, stage, rows)
+        if pc.any(pending).as_py():
+            _resolve(conn, table, stage, target, key, origins, newest.filter(pending))
+        _upsert(conn, stage, target, key, rows.column_names)
+        conn.execute(sql.SQL("drop table {}").format(stage))
+    return newest.num_rows + (pc.sum(fresh).as_py() or 0 if fresh is not None else 0)
+
+
+def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
+    known = [name if name in newest.column_names else None for name in names]
+    arrays = [newest[name] if name else pa.nulls(newest.num_rows, pa.string()) for name in known]
+    fence = {
+        "_source": newest["_source"], "_epoch": newest["_epoch"], "_commit_lsn": newest["_commit_lsn"],
+        "_ord": newest["_ord"], "_deleted": pc.equal(newest["_op"], "d"), "_ledger_day": newest["_ledger_day"],
+    }
+    return pa.table([*arrays, *fence.values()], names=[*names, *fence])
+
+
+def _beyond(conn: psycopg.Connection, target: sql.Identifier, key: Sequence[str], newest: pa.Table) -> pa.Array | None:
+    """Which rows have keys above every key in the table (all of them when it is empty); None when not decidable."""
+    if conn.execute(sql.SQL("select 1 from {} limit 1").format(target)).fetchone() is None:
+        return pa.repeat(pa.scalar(True), newest.num_rows)
+    if len(key) > 1 or newest.schema.field(key[0]).type != pa.string():
+        return None
+    highest = conn.execute(sql.SQL("select max({}) from {}").format(sql.Identifier(key[0]), target)).fetchone()
+    assert highest is not None  # noqa: S101 - an aggregate always gives one row
+    return pc.greater(newest[key[0]], highest[0])  # both sides compare bytes: the key's collation is "C"
+
+
+def _copy(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table) -> None:
+    """COPY as CSV: Arrow quotes every text and leaves NULL bare, exactly as PostgreSQL reads it."""
+    if not rows.num_rows:
+        return
+    for n, column in enumerate(rows.schema):
+        if pa.types.is_binary(column.type):
+            texts = [None if v is None else "\\x" + v.hex() for v in rows[column.name].to_pylist()]
+            rows = rows.set_column(n, column.name, pa.array(texts, pa.string()))
+    statement = sql.SQL("copy {} ({}) from stdin (format csv)").format(
+        target, sql.SQL(", ").join(map(sql.Identifier, rows.column_names)))
+    options = pa_csv.WriteOptions(include_header=False, batch_size=COPY_BATCH)
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        for start in range(0, rows.num_rows, COPY_BATCH):
+            sink = pa.BufferOutputStream()
+            pa_csv.write_csv(rows.slice(start, COPY_BATCH), sink, options)
+            copy.write(sink.getvalue())
+
+
+def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
+             origins: list[str], pending: pa.Table) -> None:
+    """Fill values that changes left out from the rows as they stand, found under the key they had then."""
+    wanted = set(pc.list_flatten(pending[fold.PENDING]).unique().to_pylist())
+    marks = pa.table({name: pending[name] for name in (*key, *origins)} | {
+        f"_left_{n}": [name in left for left in pending[fold.PENDING].to_pylist()]
+        for n, name in enumerate(sorted(wanted))})
+    own = sql.SQL(", ").join(map(sql.Identifier, key))
+    conn.execute(sql.SQL("create temp table _left on commit drop as select {}, {} from {} limit 0").format(
+        own, sql.SQL(", ").join(sql.SQL("{} as {}").format(sql.Identifier(k), sql.Identifier(o))
+                                for k, o in zip(key, origins, strict=True)), target))
+    for n in range(len(wanted)):
+        conn.execute(sql.SQL("alter table _left add column {} boolean").format(sql.Identifier(f"_left_{n}")))
+    _copy(conn, sql.Identifier("_left"), marks)
+    assign = sql.SQL(", ").join(
+        sql.SQL("{c} = case when l.{m} then t.{c} else s.{c} end").format(
+            c=sql.Identifier(name), m=sql.Identifier(f"_left_{n}")) for n, name in enumerate(sorted(wanted)))
+    same = sql.SQL(" and ").join(sql.SQL("s.{0} = l.{0}").format(sql.Identifier(k)) for k in key)
+    origin = sql.SQL(" and ").join(sql.SQL("t.{} = l.{}").format(sql.Identifier(k), sql.Identifier(o))
+                                   for k, o in zip(key, origins, strict=True))
+    conn.execute(sql.SQL("update {} s set {} from _left l join {} t on {} where {}").format(
+        stage, assign, target, origin, same))
+    orphan = conn.execute(sql.SQL(
+        "select s._commit_lsn, s._ord from {} s join _left l on {} left join {} t on {}"
+        " where t._epoch is null and not s._deleted limit 1").format(stage, same, target, origin)).fetchone()
+    conn.execute("drop table _left")
+    if orphan is not None:
+        raise UnknownStateError(
+            f"raw/{table}: the change at LSN {lsn_text(orphan[0])}, ordinal {orphan[1]}, leaves values out and"
+            " no earlier state of its row is known: load the table's state from before the slot was made")
+
+
+def _upsert(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
+            names: Sequence[str]) -> None:
+    every = sql.SQL(", ").join(map(sql.Identifier, names))
+    assign = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names if n not in key)
+    conn.execute(sql.SQL(
+        "insert into {} as t ({}) select {} from {} on conflict ({}) do update set {}"
+        " where (excluded._epoch, excluded._commit_lsn, excluded._ord) > (t._epoch, t._commit_lsn, t._ord)").format(
+        target, every, every, stage, sql.SQL(", ").join(map(sql.Identifier, key)), assign))
