@@ -53,7 +53,8 @@ def servers() -> Iterator[Servers]:
     (home / "owner.json").write_text(json.dumps(vars(Proc.of(os.getpid()))))
     try:
         # Only a MongoDB of the user's may stand in: the other databases are created and dropped by these fixtures.
-        embedded.up(home, {name: os.environ[name] for name in ("MONGODB_URI", "MONGOD_BIN") if name in os.environ})
+        own = {name: os.environ[name] for name in ("MONGODB_URI", "MONGOD_BIN") if name in os.environ}
+        embedded.up(home, own, fsync=False)
         lines = (home / "connections.env").read_text().splitlines()
         pairs = [line.split("=", 1) for line in lines if not line.startswith("#")]
         yield Servers(home, {name: value.strip("'") for name, value in pairs})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -76,26 +77,28 @@ def find(data: Path, known: Proc | None) -> Proc | None:
 def start(program: Program, place: Place, port: int, known: Proc | None) -> Proc:
     """Start and wait until it takes writes; the running one is left alone, unless it has another port."""
     running = find(program.data, known)
-    if running is not None and str(port) not in processes.arguments(running):
-        stop(program.data, running)
-        running = None
-    elif running is None and known is not None:
+    if running is not None:
+        if str(port) not in processes.arguments(running):
+            stop(program.data, running)
+        elif _answers(program, running, place):  # else it was just ending
+            return running
+    elif known is not None:
         log.warning("The document server had ended without `down` (it was pid %d): it recovers from its log", known.pid)
-    if running is None:
-        if not processes.port_is_free(port):
-            raise ServerError(
-                f"Port {port} of the document server is taken by {processes.listener(port)}: stop that program, or "
-                f"delete {place.home / 'ports.json'} to have new ports chosen"
-            )
-        running = _launch(program, place)
-    _wait_ready(program, running, place)
+    if not processes.port_is_free(port):
+        raise ServerError(
+            f"Port {port} of the document server is taken by {processes.listener(port)}: stop that program, or delete "
+            f"{place.home / 'ports.json'} to have new ports chosen"
+        )
+    running = _launch(program, place)
+    if running is None or not _answers(program, running, place):
+        raise ServerError(f"The document server ended while starting: see the end of {log_file(place)}")
     return running
 
 
-def stop(data: Path, known: Proc | None) -> None:
-    """SIGTERM to the remembered server and to any other of this data folder, and wait for their end."""
+def stop(data: Path, known: Proc | None, signal_number: int = signal.SIGTERM) -> None:
+    """Ask the remembered server and any other of this data folder to end, and wait for it."""
     for running in (find(data, known), find(data, None)):
-        if running is not None and not running.stop(STOP_SECONDS):
+        if running is not None and not running.stop(STOP_SECONDS, signal_number):
             raise ServerError(f"The document server (pid {running.pid}) did not stop within {STOP_SECONDS} s: kill it")
 
 
@@ -128,7 +131,7 @@ def check_external(uri: str, seconds: float = 10) -> str:
     return f"{version} ({kind})"
 
 
-def _launch(program: Program, place: Place) -> Proc:
+def _launch(program: Program, place: Place) -> Proc | None:
     """Start the program detached, so that neither Ctrl-C nor the end of `up` ends it and no zombie is left to us."""
     path = log_file(place)
     path.touch(mode=0o600)
@@ -139,25 +142,24 @@ def _launch(program: Program, place: Place) -> Proc:
     done = subprocess.run(["sh", "-c", '"$@" >>"$0" 2>&1 & echo $!', str(path), *program.command],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, check=True,
                           text=True, **{**identity, "cwd": program.data})
-    running = Proc.of(int(done.stdout))
-    if running is None:
-        raise ServerError(f"The document server ended while starting: see the last lines of {path}")
-    return running
+    return Proc.of(int(done.stdout))
 
 
-def _wait_ready(program: Program, running: Proc, place: Place) -> None:
+def _answers(program: Program, running: Proc, place: Place) -> bool:
+    """Wait until the server takes writes; False when it ends instead."""
     limit = time.monotonic() + START_SECONDS
     direct = program.uri.split("/?")[0] + "/?directConnection=true"
     with pymongo.MongoClient[Any](direct, serverSelectionTimeoutMS=200) as client:
         while not _primary(program, client):
             if not running.running():
-                raise ServerError(f"The document server ended while starting: see the last lines of {log_file(place)}")
+                return False
             if time.monotonic() > limit:
                 raise ServerError(
                     f"The document server (pid {running.pid}) did not answer within {START_SECONDS} s: see "
                     f"{log_file(place)}"
                 )
             time.sleep(0.02)
+    return True
 
 
 def _primary(program: Program, client: pymongo.MongoClient[Any]) -> bool:

@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +43,11 @@ class Proc:
         """True while this very process lives (its zombie does not count)."""
         return Proc.of(self.pid) == self
 
-    def stop(self, seconds: float) -> bool:
-        """SIGTERM, then wait; False when the process outlives `seconds`."""
+    def stop(self, seconds: float, signal_number: int = signal.SIGTERM) -> bool:
+        """Signal, then wait; False when the process outlives `seconds`."""
         if self.running():
-            os.kill(self.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal_number)
         return self.wait(seconds)
 
     def wait(self, seconds: float) -> bool:

@@ -7,6 +7,7 @@ the user sets replaces the embedded server; then nothing is started for it.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,17 +41,18 @@ VARIABLES = {
 INSTANCE_TEMPLATE = PROJECT_ROOT / "deploy" / "dagster.yaml"
 
 
-def up(home: Path, variables: Mapping[str, str] | None = None) -> None:
+def up(home: Path, variables: Mapping[str, str] | None = None, *, fsync: bool = True) -> None:
     """Start what does not run, wait until it answers, write `connections.env` and Dagster's instance file.
 
-    `variables` (default: `.env` and the environment) may name servers of the user's own. Raises `ServerError` (one
+    `variables` (default: `.env` and the environment) may name servers of the user's own. Without `fsync`, PostgreSQL
+    starts unsafe against a power cut, which suits tests. Raises `ServerError` (one
     sentence with the remedy) when a server cannot be had or a port is taken.
     """
     variables = external.user_variables() if variables is None else variables
     with state.locked(home):
         place, known = places.choose(home), State.load(home)
         ports = state.choose_ports(home, (*CLUSTERS, DOCUMENTS))
-        clusters = {name: _cluster(name, place, known, ports) for name in CLUSTERS}
+        clusters = {name: _cluster(name, place, known, ports, fsync=fsync) for name in CLUSTERS}
         roles = {name: {role: known.password(role) for role in ROLES[name]} for name in CLUSTERS}
         replaced = {name: external.replaces(variables, VARIABLES[name], ports.values()) for name in CLUSTERS}
         known.save()  # before initdb sets the passwords: a kill in between must not lose them
@@ -68,8 +70,11 @@ def up(home: Path, variables: Mapping[str, str] | None = None) -> None:
         _write_connections(known, clusters, replaced)
 
 
-def down(home: Path) -> None:
-    """Stop the servers of this home and make sure that no process of theirs is left. The data stay."""
+def down(home: Path, *, orderly: bool = True) -> None:
+    """Stop the servers of this home and make sure that no process of theirs is left. The data stay.
+
+    Not `orderly`: they end at once, and recover from their logs at the next start.
+    """
     if not home.exists():
         return
     with state.locked(home):
@@ -79,8 +84,9 @@ def down(home: Path) -> None:
         stops = [_cluster(name, place, known, state.ports(home)).stop for name in CLUSTERS]
         folders = [p for p in place.data.iterdir() if p.is_dir() and p.name.startswith(("documents-", "mongod"))]
         with ThreadPoolExecutor(3) as pool:
-            tasks = [pool.submit(stop) for stop in stops]
-            tasks += [pool.submit(documents.stop, folder, known.processes.get(DOCUMENTS)) for folder in folders]
+            tasks = [pool.submit(stop, "fast" if orderly else "immediate") for stop in stops]
+            tasks += [pool.submit(documents.stop, folder, known.processes.get(DOCUMENTS),
+                                  signal.SIGTERM if orderly else signal.SIGKILL) for folder in folders]
         for task in tasks:
             task.result()
         known.processes.clear()
@@ -110,7 +116,7 @@ def status(home: Path) -> list[dict[str, str]]:
 
 def remove(home: Path) -> None:
     """Stop the servers and delete the home with all data (tests, a fresh start)."""
-    down(home)
+    down(home, orderly=False)
     place = places.find(home) if home.exists() else None
     if place is not None:
         shutil.rmtree(place.data)
@@ -126,8 +132,8 @@ def superuser(home: Path, name: str) -> str:
     return _cluster(name, place, known, state.ports(home)).dsn()
 
 
-def _cluster(name: str, place: Place, known: State, ports: dict[str, int]) -> Cluster:
-    return Cluster(name, place, ports.get(name, 0), known.password(f"{name}/postgres"))
+def _cluster(name: str, place: Place, known: State, ports: dict[str, int], *, fsync: bool = True) -> Cluster:
+    return Cluster(name, place, ports.get(name, 0), known.password(f"{name}/postgres"), fsync)
 
 
 def _start_cluster(cluster: Cluster, roles: dict[str, str], urls: dict[str, str]) -> dict[str, str]:
