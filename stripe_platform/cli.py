@@ -111,7 +111,6 @@ def checks(
 ) -> None:
     """Latest verdict of every check. Example: stripe-platform checks --select marts --fail-on error"""
     from asset_checks.report import report
-
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
@@ -162,6 +161,75 @@ def freshness(
     emit({"assets": rows}) if as_json else show("Freshness", rows)
     if fail_on == "fail" and any(row["state"] == "failed" for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    start: Day = None,
+    days: Annotated[int | None, typer.Option(help="Business days; default 28, or all a file holds.")] = None,
+    source: Annotated[list[Path] | None, typer.Option(help="Transactions file (Parquet, CSV); may repeat.")] = None,
+    currency: Annotated[str, typer.Option(help="Currency of a file that names none.")] = "eur",
+    per_day: Annotated[int, typer.Option(help="Simulated charges a day.")] = 9_600,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Carry a calendar of payments through every layer. Safe to kill and to repeat.
+
+    Examples: stripe-platform demo · stripe-platform demo --source FILE.parquet --start 2018-06-11 --days 65
+    """
+    from stripe_platform import demo as main_job
+    from stripe_platform.feeds import FeedSpec
+
+    if source:
+        spec = FeedSpec.file(source, start=start, days=days, currency=currency)
+    else:
+        first = {"first_day": start} if start else {}
+        spec = FeedSpec.simulated(seed=seed, days=days or 28, per_day=per_day, **first)
+    report = main_job.run(spec)
+    if as_json:
+        emit(report)
+    else:
+        main_job.show(report)
+    if report["checks"]["failed"] or report["checks"]["not_evaluated"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    day: Day = None,
+    per_day: Annotated[int | None, typer.Option(help="Simulated charges a day.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same bytes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one more simulated day through the OLTP's write API and close it. Example: simulate --day 2026-07-20"""
+    from dataclasses import asdict
+
+    from stripe_platform import feeds, local
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    local.up()
+    options = {name: value for name, value in (("per_day", per_day), ("seed", seed)) if value is not None}
+    loaded = feeds.simulate(load_settings(), day, **options)
+    if as_json:
+        emit(asdict(loaded))
+    else:
+        show(f"Day {loaded.day}", [{"table": name, "rows": rows} for name, rows in loaded.rows.items()])
+
+
+@cdc_app.command("capture")
+def cdc_capture(as_json: Json = False) -> None:
+    """Drain the replication slot into durable, hash-chained batches. Example: stripe-platform cdc capture"""
+    from dataclasses import asdict
+
+    from stripe_platform import progress
+    from stripe_platform.cdc.capture import capture
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    with progress.enabled():
+        report = asdict(capture(load_settings()))
+    emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
 
 
 def main() -> None:
