@@ -91,6 +91,12 @@ def load_day(
     return DayLoad(day, counts, len(content.refused))
 
 
+def is_loaded(conn: psycopg.Connection, digest: str, day: dt.date) -> bool:
+    """Whether this source brought this day before."""
+    query = "select 1 from ops.load_day where source_digest = %s and day = %s"
+    return conn.execute(query, [digest, day]).fetchone() is not None
+
+
 def copy_bytes(rows: pa.Table) -> bytes:
     """Rows as the CSV that COPY reads: nulls are empty, empty strings quoted."""
     sink = pa.BufferOutputStream()

@@ -54,6 +54,9 @@ class BusinessDays:
     def last_with_tail(self) -> dt.date:
         return self.last + dt.timedelta(days=self.tail)
 
+    def __contains__(self, day: object) -> bool:
+        return isinstance(day, dt.date) and self.first <= day <= self.last_with_tail
+
     def __iter__(self) -> Iterator[dt.date]:
         return (self.first + dt.timedelta(days=i) for i in range(self.days + self.tail))
 
@@ -86,13 +89,16 @@ class ObservedFeed:
     def bring(self, day: dt.date) -> DayLoad:
         """Rows by table of a closed day; `LookupError` while the day is open."""
         with psycopg.connect(self._dsn) as conn:
-            closed = conn.execute(
-                "select 1 from ops.day_ledger where source = %s and day = %s", [SOURCE, day]
-            ).fetchone()
-            if closed is None:
-                raise LookupError(f"day {day} of {SOURCE} is not closed yet: wait, or pick an earlier day")
-            lsn = conn.execute("select pg_current_wal_lsn()::text").fetchone()
-            return DayLoad(day, count_day(conn, day), observed_lsn=lsn[0] if lsn else None)
+            return observe(conn, day)
+
+
+def observe(conn: psycopg.Connection, day: dt.date) -> DayLoad:
+    """Count a closed day that others wrote; `LookupError` while it is open."""
+    closed = conn.execute("select 1 from ops.day_ledger where source = %s and day = %s", [SOURCE, day]).fetchone()
+    if closed is None:
+        raise LookupError(f"day {day} of {SOURCE} is not closed yet: wait for its close, or pick an earlier day")
+    lsn = conn.execute("select pg_current_wal_lsn()::text").fetchone()
+    return DayLoad(day, count_day(conn, day), skipped=True, observed_lsn=lsn[0] if lsn else None)
 
 
 def count_day(conn: psycopg.Connection, day: dt.date) -> dict[str, int]:

@@ -1,0 +1,154 @@
+"""Which input this data folder lives on: remembered in `<home>/feed.json`, so that a repeated run brings the same.
+
+`FeedSpec` is what a command asks for; `current_feed` is what the assets use. Without a remembered feed the platform
+observes what others write (production).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import dagster as dg
+import psycopg
+
+from stripe_platform.oltp.calendar import last_closed_day
+from stripe_platform.oltp.feed import BusinessDays, DayLoad, Feed, ObservedFeed
+from stripe_platform.settings import Settings, load_settings
+
+
+class FeedError(RuntimeError):
+    """The input asked for does not fit this data folder; the message names both and the remedy."""
+
+
+@dataclass(frozen=True)
+class FeedSpec:
+    """An input and its options, as kept in `feed.json`."""
+
+    kind: Literal["simulated", "file"]
+    options: dict[str, Any]
+    extra: tuple[str, ...] = ()  # simulated days beyond the calendar, brought one by one
+
+    @classmethod
+    def simulated(
+        cls, *, seed: int = 0, first_day: dt.date = dt.date(2026, 6, 1), days: int = 28, per_day: int = 9_600,
+        dispute_lag_days: int = 14,
+    ) -> FeedSpec:
+        """A fixed past calendar of simulated payments."""
+        return cls("simulated", {
+            "seed": seed, "first_day": first_day.isoformat(), "days": days, "per_day": per_day,
+            "dispute_lag_days": dispute_lag_days,
+        })  # fmt: skip
+
+    @classmethod
+    def file(
+        cls, files: Sequence[Path], *, start: dt.date | None = None, days: int | None = None, currency: str = "eur",
+        country: str = "FR",
+    ) -> FeedSpec:
+        """Transactions from Parquet or CSV files; `start` and `days` cut a window (default: all the file holds)."""
+        return cls("file", {
+            "files": [str(f.resolve()) for f in files], "start": start.isoformat() if start else None, "days": days,
+            "currency": currency, "country": country,
+        })  # fmt: skip
+
+    def remember(self, settings: Settings) -> BusinessDays:
+        """Make this the data folder's feed and its first day the first partition; the feed's calendar.
+
+        A folder that already lives on another feed refuses: days close once, and the two calendars would mix.
+        """
+        before = remembered(settings)
+        if before is not None and (before.kind, before.options) != (self.kind, self.options):
+            raise FeedError(
+                f"{settings.home} already lives on another {before.kind} feed: repeat its options (feed.json), or set "
+                "STRIPE_PLATFORM_HOME to a new folder"
+            )
+        calendar = build(self, settings).calendar()
+        if calendar is None:
+            raise FeedError(f"the {self.kind} feed has no calendar of its own")
+        settings.home.mkdir(parents=True, exist_ok=True)
+        _put(settings.home / "calendar.env", f"STRIPE_PLATFORM_FIRST_DAY={calendar.first.isoformat()}\n")
+        _save(settings, before or self)
+        return calendar
+
+
+def remembered(settings: Settings) -> FeedSpec | None:
+    """The data folder's feed, or None."""
+    file = settings.home / "feed.json"
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    return FeedSpec(content["kind"], content["options"], tuple(content["extra"]))
+
+
+def simulate(settings: Settings, day: dt.date | None = None, **options: Any) -> DayLoad:
+    """Bring one simulated day with charges: `day`, by default the one after the last closed (or the calendar's first).
+
+    `options` as for `FeedSpec.simulated`; they must repeat those of a folder that is simulated already.
+    """
+    spec = remembered(settings)
+    if spec is None or options:
+        spec = FeedSpec.simulated(**options)
+        spec.remember(settings)
+        spec = remembered(settings) or spec
+    if spec.kind != "simulated":
+        raise FeedError(f"{settings.home} lives on files: set STRIPE_PLATFORM_HOME to a new folder to simulate")
+    calendar = build(spec, settings).calendar()
+    assert calendar is not None  # noqa: S101 - a simulation has a calendar
+    if day is None:
+        with psycopg.connect(settings.need("oltp_dsn")) as conn:
+            last = last_closed_day(conn)
+        day = calendar.first if last is None else last + dt.timedelta(days=1)
+    if day < calendar.first:
+        raise FeedError(f"{day} lies before {calendar.first}, the first day of this calendar: pick a later day")
+    if day > calendar.last and day.isoformat() not in spec.extra:
+        spec = replace(spec, extra=(*spec.extra, day.isoformat()))
+        _save(settings, spec)
+    return build(spec, settings).bring(day)
+
+
+def current_feed(settings: Settings) -> Feed:
+    """The feed that brings days into this deployment."""
+    spec = remembered(settings)
+    return ObservedFeed(settings) if spec is None else build(spec, settings)
+
+
+def build(spec: FeedSpec, settings: Settings) -> Feed:
+    """The feed a spec names; `FeedError` for an unknown kind."""
+    options = dict(spec.options)
+    if spec.kind == "simulated":
+        from stripe_platform.simulation.feed import SimulatedFeed
+        from stripe_platform.simulation.world import Options
+
+        options["first_day"] = dt.date.fromisoformat(options["first_day"])
+        return SimulatedFeed(settings, Options(**options), tuple(dt.date.fromisoformat(d) for d in spec.extra))
+    if spec.kind == "file":
+        from stripe_platform.ingest.transactions_file import FileFeed
+
+        return FileFeed(
+            settings, [Path(f) for f in options["files"]], currency=options["currency"], country=options["country"],
+            start=dt.date.fromisoformat(options["start"]) if options["start"] else None, days=options["days"],
+        )
+    raise FeedError(f"feed.json names an unknown kind of feed, {spec.kind!r}: simulated or file")
+
+
+class FeedResource(dg.ConfigurableResource):
+    """The data folder's feed, built when it is asked for."""
+
+    def feed(self) -> Feed:
+        return current_feed(load_settings())
+
+
+def _save(settings: Settings, spec: FeedSpec) -> None:
+    content = {"kind": spec.kind, "options": spec.options, "extra": list(spec.extra)}
+    _put(settings.home / "feed.json", json.dumps(content, indent=1) + "\n")
+
+
+def _put(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(file)
