@@ -1,0 +1,68 @@
+"""`raw/<table>`: the OLTP's rows in the warehouse, by ledger day."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from resources.lake import LakeResource
+from resources.warehouse import WarehouseResource
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.keys import OLTP_TABLES, PLATFORM, TABLES, key
+from stripe_platform.oltp.schema import load_schema
+from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
+from stripe_platform.settings import load_settings
+from stripe_platform.warehouse import raw
+
+SCORES = "fraud_assessments"  # an op of its own: it comes after the marts that the model reads
+SERVING = tuple(t.name for t in OLTP_TABLES if t.name != SCORES)
+FENCE_COLUMNS = (
+    ("_source", "text", "Source of the change"),
+    ("_epoch", "text", "Life of the replication slot; positions compare only within one"),
+    ("_commit_lsn", "bigint", "Log position of the commit that last changed the row"),
+    ("_ord", "bigint", "Ordinal of that change in its transaction"),
+    ("_deleted", "boolean", "Tombstone: the row is gone at the source"),
+    ("_ledger_day", "date", "Ledger day of that change"),
+)
+
+
+def _columns(table: str) -> dg.TableSchema:
+    own = load_schema()[table]
+    return dg.TableSchema([
+        *(dg.TableColumn(name, kind, description=own.column(name).comment,
+                         constraints=dg.TableColumnConstraints(unique=own.key == (name,)))
+          for name, kind in raw.columns_of(table)),
+        *(dg.TableColumn(name, kind, description=text) for name, kind, text in FENCE_COLUMNS),
+    ])
+
+
+def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name=op, can_subset=True, partitions_def=DAILY, backfill_policy=SINGLE_RUN,
+        specs=[dg.AssetSpec(
+            key("raw", name), deps=[key("cdc", name)], group_name="raw", owners=[PLATFORM], kinds={"postgres", "table"},
+            partitions_def=DAILY, freshness_policy=FRESHNESS, tags={"growth": TABLES[name].growth},
+            description=f"{TABLES[name].description}: the rows as the change log leaves them, tombstones included.",
+            metadata={"dagster/column_schema": _columns(name), "dagster/table_name": f"raw.{name}"})
+            for name in names])
+    def loaded(
+        context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource,
+    ) -> Iterator[dg.MaterializeResult]:
+        days, opened = days_of(context), lake.open()
+        chain, first_day = Chain.load(opened), load_settings().first_day
+        chosen = sorted(k.path[-1] for k in context.selected_asset_keys)
+        for name in chosen:
+            begun = time.monotonic()
+            with warehouse.connect() as connection:
+                report = raw.apply(connection, opened, name, days, chain=chain, first_day=first_day)
+            by_day = {day.isoformat(): rows for day, rows in report.rows.items()}
+            yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
+                "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
+                "dagster/row_count": report.total, "days_applied": len(report.days), "keys_changed": report.keys,
+                "through_seq": chain.manifests[-1].seq if chain.manifests else 0,
+                "seconds": round(time.monotonic() - begun, 3)})
+
+    return loaded
+
+
+RAW_ASSETS = [_raw("raw_tables", SERVING), _raw("raw_fraud_assessments", [SCORES])]
