@@ -17,7 +17,7 @@ TABLES = """
 create schema if not exists marts;
 create table if not exists marts.fct_charges (
     charge_id text primary key, event_day date not null, created timestamptz not null, customer_token text,
-    terminal_id text, amount_eur bigint not null, status text not null);
+    terminal_id text, amount_eur bigint, status text not null);
 create table if not exists marts.fct_disputes (
     dispute_id text primary key, charge_id text not null, event_day date not null, created timestamptz not null,
     reason text not null);

@@ -60,7 +60,7 @@ def _ensure_table(connection: psycopg.Connection) -> None:
         "select obj_description(to_regclass('features.charge'), 'pg_class'), to_regclass('features.charge')").fetchone()
     comment = f"Fraud features of a charge, point in time; feature set {feature_set_hash()}"
     if stands is None or stands[1] is None:
-        columns = [sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))  # type: ignore[arg-type]
+        columns = [sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))
                    for name, kind in column_types().items()]
         connection.execute(sql.SQL("create table {} ({}, primary key (charge_id))").format(
             TABLE, sql.SQL(", ").join(columns)))

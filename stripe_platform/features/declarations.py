@@ -36,8 +36,9 @@ class Current:
 class Rolling:
     """An aggregate over an entity's charges in a window of days; null where the charge has no such entity.
 
-    `count`: charges; `mean_amount`: their mean amount in major units; `fraud_share`: known frauds / charges, 0 when
-    the window is empty. Failed charges moved no money and are not counted.
+    `count`: charges; `mean_amount`: mean amount in major units of those whose day has an exchange rate, null without
+    any; `fraud_share`: known frauds / charges, 0 when the window is empty. Failed charges moved no money and are not
+    counted.
     """
 
     name: str
@@ -63,7 +64,7 @@ Feature = Current | Rolling
 
 WINDOWS = (1, 7, 30)
 FEATURES: tuple[Feature, ...] = (
-    Current("amount", "amount", "Amount in major units of the reporting currency, at the day's rate"),
+    Current("amount", "amount", "Amount in major units of the reporting currency at the day's rate, null without one"),
     Current("during_weekend", "weekend", "1 on Saturday and Sunday (UTC)"),
     Current("during_night", "night", "1 from 00:00 to 06:59 (UTC)"),
     *(Rolling(f"customer_nb_tx_{w}d", "customer", "count", w, f"Charges of the customer in {w} days, this one included")

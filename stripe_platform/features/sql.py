@@ -94,6 +94,7 @@ def _entity_stages(entity: Entity, rolling: list[Rolling], source: str, carried:
             "later_twins as (partition by {}, event_ts order by charge_id"
             " rows between 1 following and unbounded following)").format(column))
         made += [sql.SQL("count(charge_id) over later_twins as later_n"),
+                 sql.SQL("count(amount_eur) over later_twins as later_priced"),
                  sql.SQL("coalesce(sum(amount_eur) over later_twins, 0) as later_sum")]
     finished = [sql.SQL("case when {} is not null then {} end as {}").format(
         column, _finish(f), sql.Identifier(f.name)) for f in rolling]
@@ -136,7 +137,8 @@ def _frame_sums(window: int, delay: int, amounts: bool) -> list[sql.Composable]:
     made: list[sql.Composable] = [
         sql.SQL("count(charge_id) over {} as {}").format(name, sql.Identifier(f"n{window}_{delay}"))]
     if amounts:
-        made.append(sql.SQL("sum(amount_eur) over {} as {}").format(name, sql.Identifier(f"sum{window}_{delay}")))
+        made += [sql.SQL("sum(amount_eur) over {} as {}").format(name, sql.Identifier(f"sum{window}_{delay}")),
+                 sql.SQL("count(amount_eur) over {} as {}").format(name, sql.Identifier(f"priced{window}_{delay}"))]
     return made
 
 
@@ -149,14 +151,16 @@ def _finish(f: Rolling) -> sql.Composed:
     if f.aggregate == "fraud_share":
         return sql.SQL("case when {} = 0 then 0 else cast({} as double precision) / {} end").format(
             number, sql.Identifier(f"{f.name}_frauds"), number)
-    total = sql.Identifier(f"sum{f.window_days}_{f.delay_days}")
-    minor = total if f.delay_days else sql.SQL("({} - later_sum)").format(total)
-    return sql.SQL("cast({} as double precision) / 100 / nullif({}, 0)").format(minor, number)
+    total, priced = (sql.Identifier(f"{what}{f.window_days}_{f.delay_days}") for what in ("sum", "priced"))
+    if f.delay_days:
+        return sql.SQL("cast({} as double precision) / 100 / nullif({}, 0)").format(total, priced)
+    return sql.SQL("cast({} - later_sum as double precision) / 100 / nullif({} - later_priced, 0)").format(
+        total, priced)
 
 
 def _days(days: int) -> sql.SQL:
     # Hours, not days: a day's length must not hang on the session's time zone.
-    return sql.SQL(f"interval '{days * 24:d} hours'")  # type: ignore[arg-type]
+    return sql.SQL(f"interval '{days * 24:d} hours'")
 
 
 def _back(days: int, microseconds: int = 0) -> sql.Composable:

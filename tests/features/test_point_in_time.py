@@ -41,10 +41,12 @@ lags = st.sampled_from([0, 1, 5, 7, 7, 8, 10, 14, 30, 36, 37, 38]).map(lambda d:
 def payments(draw):
     """Some charges and disputes: late labels, won-over reasons, failed charges, charges without a terminal."""
     rows = draw(st.lists(st.tuples(
-        moments, st.sampled_from(["c1", "c2"]), st.sampled_from(["t1", "t1", "t2", None]), st.integers(0, 50_000),
+        moments, st.sampled_from(["c1", "c2"]), st.sampled_from(["t1", "t1", "t2", None]),
+        st.one_of(st.integers(0, 50_000), st.integers(0, 50_000), st.none()),
         st.sampled_from(["succeeded"] * 6 + ["pending", "failed"])), min_size=1, max_size=30))
     order = draw(st.permutations(range(len(rows))))  # ids must not follow time
     charges = pd.DataFrame(rows, columns=["created", "customer_token", "terminal_id", "amount_eur", "status"])
+    charges["amount_eur"] = charges.amount_eur.astype("Int64")  # null: a day without exchange rate
     charges["charge_id"] = [f"ch_{n:04d}" for n in order]
     disputed = draw(st.lists(st.tuples(st.integers(0, len(rows) - 1), lags, st.sampled_from(
         ["fraudulent"] * 4 + ["product_not_received"])), max_size=12))
@@ -126,5 +128,5 @@ def test_a_table_of_other_declarations_is_refused(connection):
     facts.write(connection, charges, charges[["charge_id", "created"]].iloc[:0])
     build(connection, FIRST, FIRST)
     connection.execute("comment on table features.charge is 'feature set of last year'")
-    with pytest.raises(OtherFeatureSetError, match="drop table features.charge"):
+    with pytest.raises(OtherFeatureSetError, match=r"drop table features\.charge"):
         build(connection, FIRST, FIRST)
