@@ -47,5 +47,5 @@ lock:  ## resolve requirements/lock.txt anew from pyproject.toml
 	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements/lock.txt
 
 clean:  ## stop the servers, remove .venv and the data folder
-	-$(RUN) down
+	-$(VENV)/bin/python -c 'from stripe_platform.embedded import servers; from stripe_platform.settings import data_folder; servers.remove(data_folder())'
 	rm -rf $(VENV) .platform

@@ -13,6 +13,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,14 @@ class Place:
         facts = "|".join(f"{f}:{f.stat().st_mtime_ns}" for f in folders)
         copy = ELSEWHERE / "programs" / hashlib.sha256(facts.encode()).hexdigest()[:16]
         if not copy.exists():
-            draft = copy.with_name(f"{copy.name}.{os.getpid()}")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
             for folder in folders:
                 shutil.copytree(folder, draft / folder.name, symlinks=True)
             _world_readable(draft)
             try:
                 draft.rename(copy)
-            except OSError:  # another `up` was faster
+            except OSError:  # another thread or `up` was faster
                 shutil.rmtree(draft)
         return copy
 

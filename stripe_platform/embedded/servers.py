@@ -96,7 +96,7 @@ def down(home: Path, *, orderly: bool = True) -> None:
 def status(home: Path) -> list[dict[str, str]]:
     """One row per server: name, kind, version, port, state, pid, data folder (empty where there is none).
 
-    Kinds: embedded, mongod, external. States: running, starting, stopped; an external server is answering or not.
+    Kinds: wheel (PostgreSQL), embedded, mongod, external. States: running, starting, stopped; an external server is answering or not.
     """
     place, known = places.find(home), State.load(home)
     ports = state.ports(home)
@@ -148,7 +148,7 @@ def _start_cluster(cluster: Cluster, roles: dict[str, str], urls: dict[str, str]
         for role, database in VARIABLES[cluster.name].values():
             postgres.ensure_database(cluster, database, role)
         prepared.touch()
-    return {"kind": "embedded", "version": postgres.version(cluster.place), "data": str(cluster.data)}
+    return {"kind": "wheel", "version": postgres.version(cluster.place), "data": str(cluster.data)}
 
 
 def _start_documents(place: Place, known: State, ports: dict[str, int], variables: Mapping[str, str]) -> dict[str, str]:
