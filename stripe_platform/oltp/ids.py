@@ -19,6 +19,11 @@ _LETTERS = np.frombuffer(b"abcdefghijklmnop", dtype=np.uint8)
 
 def uuid7_ids(prefix: str, created_us: npt.NDArray[np.int64], rng: np.random.Generator) -> list[str]:
     """One id per instant (Unix microseconds, UTC): `<prefix>_` and 32 hex digits; same rng state, same ids."""
+    return uuid7_named(prefix, created_us, rng.integers(0, 2**62, np.size(created_us), dtype=np.uint64))
+
+
+def uuid7_named(prefix: str, created_us: npt.NDArray[np.int64], names: npt.NDArray[np.uint64]) -> list[str]:
+    """As `uuid7_ids`, the random part taken from `names` (a hash of a record's foreign id): same record, same id."""
     created_us = np.asarray(created_us, dtype=np.int64)
     if created_us.size and (created_us.min() < 0 or created_us.max() >= 2**48 * 1000):
         raise ValueError("an id's instant lies outside 1970..10889: give Unix microseconds")
@@ -26,7 +31,7 @@ def uuid7_ids(prefix: str, created_us: npt.NDArray[np.int64], rng: np.random.Gen
     milliseconds, micro = np.divmod(created_us, 1000)
     fraction = (micro * 4096 // 1000).astype(np.uint64)
     high = (milliseconds.astype(np.uint64) << np.uint64(16)) | np.uint64(0x7000) | fraction
-    low = rng.integers(0, 2**62, n, dtype=np.uint64) | np.uint64(1 << 63)
+    low = (names & np.uint64(2**62 - 1)) | np.uint64(1 << 63)
     text = np.stack([high, low], axis=1).astype(">u8").tobytes().hex()
     head = prefix + "_"
     return [head + text[i : i + 32] for i in range(0, 32 * n, 32)]
