@@ -33,7 +33,7 @@ from stripe_platform.cdc.slot import (
     refuse_a_foreign_slot,
     replication,
 )
-from stripe_platform.settings import Settings
+from stripe_platform.settings import Settings, load_settings
 
 __all__ = ["CaptureBusyError", "CaptureError", "CaptureReport", "capture", "ensure_slot", "ledger_day_open"]
 
@@ -117,10 +117,26 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     return report
 
 
-def ledger_day_open(lake: Lake, first_day: dt.date) -> dt.date:
-    """Ledger day that newly captured commits belong to: the one after the last closed, `first_day` before any."""
+def ledger_day_open(lake: Lake, first_day: dt.date | None = None) -> dt.date:
+    """Ledger day that newly captured commits belong to: the one after the last closed, the first one before any."""
     closed = _last_closed(lake)
-    return closed + dt.timedelta(days=1) if closed else first_day
+    return closed + dt.timedelta(days=1) if closed else first_day or load_settings().first_day
+
+
+def durable_position(lake: Lake) -> tuple[Epoch, int]:
+    """The slot's life and the log position up to which the lake needs nothing sent again."""
+    epochs, newest = manifests.load_epochs(lake), manifests.last(lake)
+    if not epochs:
+        raise CaptureError("the lake knows no slot yet: run `stripe-platform up` or `stripe-platform cdc capture`")
+    reached = newest.to_lsn if newest else epochs[-1].consistent_lsn
+    return epochs[-1], max(reached, _idle_position(lake, epochs[-1]))
+
+
+def _idle_position(lake: Lake, epoch: Epoch) -> int:
+    if lake.size(manifests.POSITION) is None:
+        return 0
+    position = json.loads(lake.read(manifests.POSITION))
+    return lsn_int(position["lsn"]) if position["epoch"] == epoch.name else 0
 
 
 def _last_closed(lake: Lake) -> dt.date | None:
@@ -141,16 +157,10 @@ class _Drain:
         self.last = manifests.last(lake)
         self.last_closed = _last_closed(lake)
         self.to_lsn = self.last.to_lsn if self.last else epoch.consistent_lsn
-        self.durable_lsn = max(self.to_lsn, self._idle_position())
+        self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch))
         self.decoder = Decoder(durable_lsn=self.to_lsn, source=SOURCE, epoch=epoch.name, watch=CALENDAR,
                                keys={f"oltp.{t.name}": t.key for t in keys.OLTP_TABLES})
         self._begin_batch()
-
-    def _idle_position(self) -> int:
-        if self.lake.size(manifests.POSITION) is None:
-            return 0
-        position = json.loads(self.lake.read(manifests.POSITION))
-        return lsn_int(position["lsn"]) if position["epoch"] == self.epoch.name else 0
 
     def _begin_batch(self) -> None:
         self.seq = (self.last.seq if self.last else 0) + 1

@@ -26,16 +26,17 @@ def compact(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
     chain = chain or Chain.load(lake)
     first_day = first_day or load_settings().first_day
     sources = dailies.sources_of(chain, table, day, first_day)
-    closed = day < chain.open_day(first_day)
+    through = max((m.seq for m in chain.batches(day, first_day)), default=0)
+    state = (sources, day < chain.open_day(first_day), through)
     path = dailies.data_path(table, day)
     before = dailies.read(lake, table, day)
-    if before and (before.sources, before.closed) == (sources, closed) and lake.size(path) == before.size:
+    if before and (before.sources, before.closed, before.through_seq) == state and lake.size(path) == before.size:
         return before
     if sources:
         rows, data, ops = _merge(lake, table, sources)
     else:
         rows, data, ops = 0, _empty(table), {}
-    made = Daily(table, day, closed, rows, ops, len(data), hashlib.sha256(data).hexdigest(), sources)
+    made = Daily(table, day, state[1], through, rows, ops, len(data), hashlib.sha256(data).hexdigest(), sources)
     lake.put(path, data, durable=False)
     lake.put(dailies.manifest_path(table, day), made.encode(), durable=False)
     return made

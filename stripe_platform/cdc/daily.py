@@ -40,11 +40,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Daily:
-    """Manifest of one daily file. `closed`: the day's boundary was durable when it was made."""
+    """Manifest of one daily file. `closed`: the day's boundary was durable when it was made.
+
+    `through_seq`: the day's last batch at that time, of any table; 0 where the day had none.
+    """
 
     table: str
     day: dt.date
     closed: bool
+    through_seq: int
     rows: int
     ops: dict[str, int]
     size: int
@@ -93,11 +97,17 @@ def sources_of(chain: Chain, table: str, day: dt.date, first_day: dt.date) -> tu
 
 
 def current(lake: Lake, chain: Chain, table: str, day: dt.date, first_day: dt.date) -> Daily:
-    """The manifest of a daily file that holds every change captured so far; `NotContiguousError` with the remedy."""
+    """The manifest of a daily file that readers may use; `NotContiguousError` with the remedy.
+
+    A closed day must hold all its batches; the open one any first part of them, since more arrive meanwhile.
+    """
     found = read(lake, table, day)
     if found is None:
         raise NotContiguousError(f"cdc/{table} of {day} is missing: materialize cdc/{table} for {day} first")
-    if found.sources != sources_of(chain, table, day, first_day):
+    expected = sources_of(chain, table, day, first_day)
+    if day == chain.open_day(first_day):
+        expected = expected[:len(found.sources)]
+    if found.sources != expected:
         raise NotContiguousError(
             f"cdc/{table} of {day} lacks batches captured since: materialize cdc/{table} for {day} again")
     return found

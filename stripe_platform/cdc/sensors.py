@@ -18,7 +18,7 @@ import dagster as dg
 from resources.lake import Lake, open_lake
 from stripe_platform.cdc.capture import CaptureBusyError, capture
 from stripe_platform.cdc.manifest import Chain
-from stripe_platform.keys import key
+from stripe_platform.keys import OLTP_TABLES, key
 from stripe_platform.partitions import DAILY
 from stripe_platform.settings import Settings, load_settings
 
@@ -26,7 +26,7 @@ INTERVAL_SECONDS = 15
 BUDGET_SECONDS = 20.0  # a tick is cut at 60 s and would then save no cursor
 ATTEMPTS = 3
 BATCH_TAG, ATTEMPT_TAG = "cdc/batch", "cdc/attempt"
-CARRIED = key("raw", "charges")  # its materialization says how far a ledger day was carried
+CARRIED = tuple(key("raw", t.name) for t in OLTP_TABLES if t.name != "fraud_assessments")
 IN_PROGRESS = (
     dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,
@@ -144,13 +144,18 @@ def _uncarried(instance: dg.DagsterInstance, chain: Chain, done: int,
 
 
 def _carried(instance: dg.DagsterInstance, day: dt.date) -> int:
-    """Number of the last batch that a materialization of this day took in."""
+    """Number of the last batch that every raw table's newest materialization of this day took in."""
+    return min(_carried_by(instance, asset, day.isoformat()) for asset in CARRIED)
+
+
+def _carried_by(instance: dg.DagsterInstance, asset: dg.AssetKey, day: str) -> int:
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=CARRIED, asset_partitions=[day.isoformat()]), limit=1).records
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[day]), limit=1).records
     event = records[0].asset_materialization if records else None
     if event is None or "through_seq" not in event.metadata:
         return 0
-    return int(str(event.metadata["through_seq"].value))
+    by_day = event.metadata["through_seq"].value
+    return int(by_day[day]) if isinstance(by_day, dict) else 0
 
 
 def _skip(cursor: Cursor, reason: str) -> dg.SensorResult:

@@ -55,6 +55,7 @@ class ApplyReport:
     table: str
     days: list[dt.date] = field(default_factory=list)
     rows: dict[dt.date, int] = field(default_factory=dict)
+    through_seq: dict[dt.date, int] = field(default_factory=dict)
     keys: int = 0
     total: int = 0
     seconds: float = 0.0
@@ -77,7 +78,8 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
     chain = chain or Chain.load(lake)
     first_day = first_day or load_settings().first_day
     wanted = [dailies.current(lake, chain, table, day, first_day) for day in sorted(days)]
-    report = ApplyReport(table, rows={d.day: d.rows for d in wanted})
+    report = ApplyReport(table, rows={d.day: d.rows for d in wanted},
+                         through_seq={d.day: d.through_seq for d in wanted})
     with conn.transaction():
         _create(conn, table)
     if wanted:
@@ -179,7 +181,7 @@ def _apply_chunk(conn: psycopg.Connection, lake: Lake, table: str, chunk: Sequen
             "insert into raw._applied (table_name, day, digest, rows, through_seq) values (%s, %s, %s, %s, %s)"
             " on conflict (table_name, day) do update set digest = excluded.digest, rows = excluded.rows,"
             " through_seq = excluded.through_seq, applied_at = excluded.applied_at",
-            [(table, d.day, d.digest, d.rows, max((s.seq for s in d.sources), default=0)) for d in chunk])
+            [(table, d.day, d.digest, d.rows, d.through_seq) for d in chunk])
     return applied
 
 

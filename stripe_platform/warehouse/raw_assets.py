@@ -59,7 +59,7 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
                 "dagster/row_count": report.total, "days_applied": len(report.days), "keys_changed": report.keys,
-                "through_seq": chain.manifests[-1].seq if chain.manifests else 0,
+                "through_seq": dg.MetadataValue.json({d.isoformat(): n for d, n in report.through_seq.items()}),
                 "seconds": round(time.monotonic() - begun, 3)})
 
     return loaded

@@ -1,0 +1,121 @@
+"""`stripe-platform cdc verify`: the change log proved whole from its own records.
+
+Level A: manifests form one hash chain, files have the named hashes, the slot is not ahead of what is durable.
+Level B: transactions are complete: ordinals 1..n of every commit are there, once, and counts are the manifests'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from resources.lake import Lake, LakeError, open_lake
+from stripe_platform import progress
+from stripe_platform.cdc.capture import durable_position
+from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest
+from stripe_platform.cdc.pgoutput import lsn_text
+from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
+from stripe_platform.settings import Settings
+
+
+@dataclass
+class VerifyReport:
+    """What was checked and what was found; `problems` empty means whole up to `verified_through`."""
+
+    batches: int = 0
+    transactions: int = 0
+    changes: int = 0
+    files: int = 0
+    verified_through: str = "0/0"
+    closed_through: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        return not self.problems
+
+
+def verify(settings: Settings, *, lake: Lake | None = None) -> VerifyReport:
+    """Check every batch in the lake, and the slot where a source is configured; problems are named, not raised."""
+    lake = lake or open_lake(settings)
+    report = VerifyReport()
+    try:
+        chain = Chain.load(lake)
+    except (ChainError, LakeError) as error:
+        report.problems.append(str(error))
+        return report
+    with progress.stage("verify batches", len(chain.manifests)) as advance:
+        for manifest in chain.manifests:
+            found = _batch(lake, manifest)
+            report.problems += found
+            if report.whole:
+                report.verified_through = lsn_text(manifest.to_lsn)
+                report.closed_through = str(manifest.closes) if manifest.closes else report.closed_through
+            report.batches += 1
+            report.transactions += manifest.transactions
+            report.changes += manifest.changes
+            report.files += len(manifest.files)
+            advance(1)
+    if settings.cdc_dsn is not None and chain.manifests:
+        report.problems += _slot(settings, lake)
+    return report
+
+
+def _batch(lake: Lake, manifest: Manifest) -> list[str]:
+    stamps: list[pa.Table] = []
+    for file in manifest.files:
+        try:
+            data = lake.read(file.path)
+        except LakeError as error:
+            return [str(error)]
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            return [f"{file.path} is not what its manifest says: restore it from a backup"]
+        read = pq.read_table(pa.BufferReader(data), columns=["_op", "_commit_lsn", "_ord"])
+        problem = _counts(read, file)
+        if problem:
+            return [problem]
+        stamps.append(read)
+    return _ordinals(stamps, manifest)
+
+
+def _counts(read: pa.Table, file: BatchFile) -> str | None:
+    ops = {c["values"]: c["counts"] for c in pc.value_counts(read["_op"]).to_pylist()}
+    if read.num_rows != file.rows or ops != file.ops:
+        return f"{file.path} holds other operations than its manifest counts: restore both from a backup"
+    return None
+
+
+def _ordinals(stamps: list[pa.Table], manifest: Manifest) -> list[str]:
+    """Every ordinal once; the only holes are the calendar's rows, which are in no file."""
+    lsn = np.concatenate([t["_commit_lsn"].to_numpy() for t in stamps]) if stamps else np.zeros(0, np.int64)
+    ordinal = np.concatenate([t["_ord"].to_numpy() for t in stamps]) if stamps else np.zeros(0, np.int64)
+    order = np.lexsort((ordinal, lsn))
+    lsn, ordinal = lsn[order], ordinal[order]
+    same = lsn[1:] == lsn[:-1]
+    if (same & (ordinal[1:] == ordinal[:-1])).any():
+        at = lsn[1:][same & (ordinal[1:] == ordinal[:-1])][0]
+        return [f"{manifest.path}: a change of the commit at {lsn_text(int(at))} is there twice"]
+    if len(ordinal) + manifest.boundaries != manifest.changes:
+        return [f"{manifest.path}: {manifest.changes} changes are named, the files hold {len(ordinal)} of them"]
+    ends = np.append(~same, True) if len(lsn) else np.zeros(0, bool)
+    holes = int(ordinal[ends].sum()) - len(ordinal)
+    if holes < 0 or holes > manifest.boundaries:
+        return [f"{manifest.path}: {holes} ordinals are missing between the first and last change of their commits"]
+    if len(lsn) and not manifest.from_lsn <= int(lsn[0]) <= int(lsn[-1]) < manifest.to_lsn:
+        return [f"{manifest.path}: a commit lies outside the stretch the batch names"]
+    return []
+
+
+def _slot(settings: Settings, lake: Lake) -> list[str]:
+    epoch, durable = durable_position(lake)
+    with replication(settings) as connection:
+        try:
+            refuse_a_foreign_slot(epoch, inspect(connection, settings.cdc_slot), durable)
+        except CaptureError as error:
+            return [str(error)]
+    return []
