@@ -3,8 +3,3 @@
     {%- set name = (custom_schema_name or target.schema) | trim -%}
     {{ name | upper if target.type == 'snowflake' else name }}
 {%- endmacro %}
-
-{#- Snowflake folds unquoted names to upper case; sources must be spelled as the catalogue spells them. -#}
-{% macro source_schema(name) -%}
-    {{ name | upper if target.type == 'snowflake' else name }}
-{%- endmacro %}

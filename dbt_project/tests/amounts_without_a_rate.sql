@@ -1,5 +1,5 @@
 -- A missing rate leaves amount_eur null, never wrong: this names the days and currencies that need one.
-{{ config(severity='warn') }}
+{{ config(severity='warn', meta={'dagster': {'ref': {'name': 'fct_charges'}}}) }}
 
 select
     event_day,

@@ -1,4 +1,6 @@
 -- Every merchant-currency pair: the aggregate against sums taken anew from the facts.
+{{ config(meta={'dagster': {'ref': {'name': 'agg_daily_revenue'}}}) }}
+
 with facts as (
     select
         account_id,

@@ -1,4 +1,6 @@
 -- Rows are counts by day: an amount must not appear in a test's result.
+{{ config(meta={'dagster': {'ref': {'name': 'fct_charges'}}}) }}
+
 select
     event_day,
     count(*) as charges

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from stripe_platform.settings import Settings, load_settings
-from stripe_platform.warehouse.dbt_project import DBT_DIR, ensure_manifest, target_dir
+from stripe_platform.settings import MissingSettingError, Settings, load_settings
+from stripe_platform.warehouse.dbt_project import DBT_DIR, DbtParseError, ensure_manifest, target_dir
 
+_DATABASE = {"postgres": "STRIPE_PLATFORM_DBT_DATABASE", "snowflake": "STRIPE_PLATFORM_SNOWFLAKE_DATABASE"}
 # These read or write the manifest themselves, or need none.
 _PARSERS = frozenset({"parse", "deps", "clean", "debug", "init"})
 
@@ -69,8 +70,18 @@ def _prepared(target: str) -> Any:
     from dbt.contracts.graph.manifest import Manifest
 
     ensure_manifest(target)
-    return Manifest.from_msgpack((target_dir(target) / "partial_parse.msgpack").read_bytes())
+    manifest = Manifest.from_msgpack((target_dir(target) / "partial_parse.msgpack").read_bytes())
+    # Parsing wrote the database's name into every node; the name belongs to the deployment, not to the project.
+    name = os.environ.get(_DATABASE["snowflake" if target.startswith("snowflake") else target])
+    for node in (*manifest.nodes.values(), *manifest.sources.values()):
+        if name and node.database and node.relation_name:
+            node.relation_name = node.relation_name.replace(node.database, name, 1)
+            node.database = name
+    return manifest
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except (DbtParseError, MissingSettingError) as error:
+        sys.exit(f"dbt: {error}")

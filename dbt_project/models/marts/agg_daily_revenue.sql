@@ -4,20 +4,21 @@
     tags=['facts'],
     indexes=[{'columns': ['event_day']}] if target.type == 'postgres' else none,
 ) }}
+-- The days to rewrite are read from these, in the pre-hook:
+-- depends_on: {{ source('raw', 'charges') }}
+-- depends_on: {{ source('raw', 'charge_outcomes') }}
+-- depends_on: {{ source('raw', 'payment_methods') }}
+-- depends_on: {{ source('raw', 'refunds') }}
+-- depends_on: {{ source('raw', 'disputes') }}
+-- depends_on: {{ source('raw', 'exchange_rates') }}
 
 {%- set only_touched %}
     {% if is_incremental() -%}
-        and event_day in (select t.event_day from touched as t)
+        and event_day in ({{ noted_days('agg_daily_revenue') }})
     {%- endif %}
 {%- endset %}
 
 with
-{% if is_incremental() -%}
-    touched as (
-        {{ touched_days('agg_daily_revenue') }}
-    ),
-{%- endif %}
-
 -- Every amount on the day of its own event: a refund lowers the day it was made, not the day of its charge.
 movements as (
     select

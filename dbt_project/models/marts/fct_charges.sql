@@ -4,13 +4,22 @@
     tags=['facts'],
     indexes=[{'columns': ['event_day']}] if target.type == 'postgres' else none,
 ) }}
--- depends_on: {{ ref('dim_account') }}, {{ ref('dim_customer') }}, {{ ref('dim_date') }}
+-- The days to rewrite are read from these, in the pre-hook:
+-- depends_on: {{ source('raw', 'charges') }}
+-- depends_on: {{ source('raw', 'charge_outcomes') }}
+-- depends_on: {{ source('raw', 'payment_methods') }}
+-- depends_on: {{ source('raw', 'refunds') }}
+-- depends_on: {{ source('raw', 'disputes') }}
+-- depends_on: {{ source('raw', 'exchange_rates') }}
+-- depends_on: {{ ref('dim_account') }}
+-- depends_on: {{ ref('dim_customer') }}
+-- depends_on: {{ ref('dim_date') }}
 
 with charges as (
     select *
     from {{ ref('stg_charges') }}
     {% if is_incremental() -%}
-        where event_day in ({{ touched_days('fct_charges') }})
+        where event_day in ({{ noted_days('fct_charges') }})
     {%- endif %}
 )
 

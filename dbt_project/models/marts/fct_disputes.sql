@@ -4,12 +4,15 @@
     tags=['facts'],
     indexes=[{'columns': ['event_day']}, {'columns': ['charge_id']}] if target.type == 'postgres' else none,
 ) }}
+-- The days to rewrite are read from these, in the pre-hook:
+-- depends_on: {{ source('raw', 'disputes') }}
+-- depends_on: {{ source('raw', 'exchange_rates') }}
 
 with disputes as (
     select *
     from {{ ref('stg_disputes') }}
     {% if is_incremental() -%}
-        where event_day in ({{ touched_days('fct_disputes') }})
+        where event_day in ({{ noted_days('fct_disputes') }})
     {%- endif %}
 )
 

@@ -4,6 +4,9 @@
     tags=['scores'],
     indexes=[{'columns': ['event_day']}] if target.type == 'postgres' else none,
 ) }}
+-- The days to rewrite are read from these, in the pre-hook:
+-- depends_on: {{ source('raw', 'fraud_assessments') }}
+-- depends_on: {{ source('raw', 'charges') }}
 
 select
     s.charge_id,
@@ -22,5 +25,5 @@ inner join {{ ref('stg_charges') }} as c on s.charge_id = c.charge_id
 -- Left, so that a score whose charge is not in the mart yet breaks the contract instead of vanishing.
 left join {{ ref('fct_charges') }} as f on s.charge_id = f.charge_id
 {% if is_incremental() -%}
-    where c.event_day in ({{ touched_days('fct_fraud_scores') }})
+    where c.event_day in ({{ noted_days('fct_fraud_scores') }})
 {%- endif %}

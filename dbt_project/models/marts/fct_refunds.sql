@@ -4,12 +4,15 @@
     tags=['facts'],
     indexes=[{'columns': ['event_day']}, {'columns': ['charge_id']}] if target.type == 'postgres' else none,
 ) }}
+-- The days to rewrite are read from these, in the pre-hook:
+-- depends_on: {{ source('raw', 'refunds') }}
+-- depends_on: {{ source('raw', 'exchange_rates') }}
 
 with refunds as (
     select *
     from {{ ref('stg_refunds') }}
     {% if is_incremental() -%}
-        where event_day in ({{ touched_days('fct_refunds') }})
+        where event_day in ({{ noted_days('fct_refunds') }})
     {%- endif %}
 )
 

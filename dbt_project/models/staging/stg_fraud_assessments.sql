@@ -1,4 +1,4 @@
-{{ config(materialized='ephemeral', tags=['scores']) }}
+{{ config(materialized='ephemeral') }}
 
 select
     charge_id,
