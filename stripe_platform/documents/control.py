@@ -1,0 +1,61 @@
+"""Which source of which day is fully in a collection: written after the data, so a killed load is done again."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bson import Int64
+
+from stripe_platform.documents.schemas import LOADS
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    Documents = Database[dict[str, Any]]
+
+
+@dataclass
+class LoadReport:
+    """What one load did. `by_day` counts documents standing in the collection per event day of the range."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    quarantined: int = 0
+    skipped_days: int = 0
+    by_day: dict[str, int] = field(default_factory=dict)
+
+
+def loaded(db: Documents, collection: str, digests: dict[dt.date, str]) -> set[dt.date]:
+    """Days whose recorded digest is the one given."""
+    wanted = [day.isoformat() for day in digests]
+    found = {row["day"]: row["digest"] for row in db[LOADS].find({"collection": collection, "day": {"$in": wanted}})}
+    return {day for day, digest in digests.items() if found.get(day.isoformat()) == digest}
+
+
+def record(
+    db: Documents, collection: str, digests: dict[dt.date, str], *, rows: int = 0, quarantined: int = 0
+) -> None:
+    """Say that these days are complete; rows and quarantined are the load's totals."""
+    from pymongo import ReplaceOne
+
+    now = dt.datetime.now(dt.UTC)
+    db[LOADS].bulk_write([
+        ReplaceOne({"_id": f"{collection}:{day.isoformat()}"}, {
+            "_id": f"{collection}:{day.isoformat()}", "collection": collection, "day": day.isoformat(),
+            "digest": digest, "rows": Int64(rows), "quarantined": Int64(quarantined), "loaded_at": now,
+        }, upsert=True)
+        for day, digest in digests.items()])
+
+
+def count_by_day(db: Documents, collection: str, days: Sequence[dt.date]) -> dict[str, int]:
+    """Documents per event day, 0 for a day without any."""
+    names = [day.isoformat() for day in days]
+    counted = db[collection].aggregate([
+        {"$match": {"day": {"$gte": names[0], "$lte": names[-1]}}},
+        {"$group": {"_id": "$day", "n": {"$sum": 1}}},
+    ])
+    return dict.fromkeys(names, 0) | {row["_id"]: row["n"] for row in counted if row["_id"] in names}
