@@ -1,0 +1,49 @@
+"""The stores a profile may count in, opened only when it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+    import psycopg
+    from pymongo.database import Database
+
+RESOURCES = ("oltp", "warehouse", "mongo", "lake")
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The Dagster resources of the deployment; every method opens a connection of its own and closes it."""
+
+    oltp_resource: Any
+    warehouse_resource: Any
+    mongo_resource: Any
+    lake_resource: Any
+
+    @contextmanager
+    def oltp(self) -> Iterator[psycopg.Connection]:
+        with self.oltp_resource.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def warehouse(self) -> Iterator[psycopg.Connection]:
+        with self.warehouse_resource.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def mongo(self) -> Iterator[Database[dict[str, Any]]]:
+        with self.mongo_resource.database() as database:
+            yield database
+
+    @contextmanager
+    def duck(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """DuckDB in memory, for counting in the lake's Parquet files."""
+        import duckdb
+
+        with duckdb.connect() as connection:
+            connection.execute("set timezone = 'UTC'")
+            yield connection
