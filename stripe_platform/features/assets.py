@@ -1,7 +1,5 @@
 """features/charge as an asset: a daily partition by event day, a range is one run."""
 
-from __future__ import annotations
-
 import time
 
 import dagster as dg

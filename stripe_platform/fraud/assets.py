@@ -1,7 +1,5 @@
 """The fraud model, and its scores on their way back through the OLTP's front door."""
 
-from __future__ import annotations
-
 import datetime as dt
 import time
 
