@@ -96,7 +96,8 @@ def down(home: Path, *, orderly: bool = True) -> None:
 def status(home: Path) -> list[dict[str, str]]:
     """One row per server: name, kind, version, port, state, pid, data folder (empty where there is none).
 
-    Kinds: wheel (PostgreSQL), embedded, mongod, external. States: running, starting, stopped; an external server is answering or not.
+    Kinds: wheel (PostgreSQL), embedded, mongod, external. States: running, starting, stopped; of an external server:
+    answering, not answering.
     """
     place, known = places.find(home), State.load(home)
     ports = state.ports(home)
@@ -192,6 +193,7 @@ def _write_connections(known: State, clusters: dict[str, Cluster], replaced: dic
             own = clusters[name].dsn(role, known.password(role), database)
             values[variable] = replaced[name].get(variable, own)
     values["MONGODB_URI"] = known.facts[DOCUMENTS]["uri"]
-    lines = "".join(f"{variable}='{value}'\n" for variable, value in values.items())
+    quoted = {variable: value.replace("\\", "\\\\").replace("'", "\\'") for variable, value in values.items()}
+    lines = "".join(f"{variable}='{value}'\n" for variable, value in quoted.items())
     state.write_private(known.home / "connections.env", f"# Written by `stripe-platform up`; secret.\n{lines}")
     state.write_instance(known.home, INSTANCE_TEMPLATE, values["STRIPE_PLATFORM_DAGSTER_DSN"])
