@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place.folder("oltp")
     (place.data / "oltp" / "PG_VERSION").write_text("18\n")
     (place.data / "oltp.draft").touch()
-    embedded.up(home, {})
+    up(home)
     yield home
     embedded.remove(home)
     assert {folder: stat.S_IMODE(folder.stat().st_mode) for folder in private.parents} == modes
@@ -48,8 +48,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def running(home: Path) -> Path:
     """The home with its servers running."""
-    embedded.up(home, {})
+    up(home)
     return home
+
+
+def up(home: Path) -> None:
+    """`up` without waiting for the disk: what is tested here are processes, which die without a power cut."""
+    embedded.up(home, {}, fsync=False)
 
 
 def pids(home: Path) -> dict[str, str]:
@@ -77,7 +82,7 @@ def connections(home: Path) -> dict[str, str]:
 
 def test_up_twice_is_harmless(running: Path) -> None:
     before, files = pids(running), (running / "connections.env").read_text()
-    embedded.up(running, {})
+    up(running)
     assert pids(running) == before
     assert (running / "connections.env").read_text() == files
     assert [row["state"] for row in embedded.status(running)] == ["running"] * 3
@@ -89,7 +94,7 @@ def test_two_ups_at_once_start_one_set_of_servers(home: Path) -> None:
 
     def start() -> None:
         try:
-            embedded.up(home, {})
+            up(home)
         except BaseException as error:
             failures.append(error)
 
@@ -127,6 +132,9 @@ def test_down_leaves_no_process_and_ports_are_remembered(running: Path) -> None:
     embedded.down(running)
     embedded.up(running, {})
     assert connections(running) == before
+    for name in embedded.CLUSTERS:
+        with psycopg.connect(embedded.superuser(running, name)) as connection:
+            assert connection.execute("show fsync").fetchone() == ("on",)
 
 
 def test_after_kill_of_everything_up_recovers_with_the_data_there(running: Path) -> None:
@@ -142,7 +150,7 @@ def test_after_kill_of_everything_up_recovers_with_the_data_there(running: Path)
     for victim in victims:
         assert victim is not None
         assert victim.wait(10)
-    embedded.up(running, {})
+    up(running)
     with psycopg.connect(urls["STRIPE_PLATFORM_OLTP_OWNER_DSN"]) as connection:
         assert connection.execute("select answer from public.kept").fetchone() == (41,)
     with pymongo.MongoClient(urls["MONGODB_URI"]) as client:
@@ -152,7 +160,7 @@ def test_after_kill_of_everything_up_recovers_with_the_data_there(running: Path)
 def test_a_killed_postmaster_alone_is_replaced(running: Path) -> None:
     before = pids(running)
     os.kill(int(before["oltp"]), signal.SIGKILL)
-    embedded.up(running, {})
+    up(running)
     after = pids(running)
     assert after["oltp"] not in ("", before["oltp"])
     assert (after["warehouse"], after["documents"]) == (before["warehouse"], before["documents"])
@@ -168,7 +176,7 @@ def test_a_pid_file_that_names_somebody_else_is_stale(
         assert place is not None
         pid_file = place.data / "oltp" / "postmaster.pid"
         pid_file.write_text(f"{bystander.pid}\n{place.data / 'oltp'}\n0\n1\n\n127.0.0.1\n0 0\nready\n")
-        embedded.up(running, {})
+        up(running)
         assert f"its pid file names {bystander.pid}" in caplog.text
         assert bystander.poll() is None
         assert pids(running)["oltp"] != str(bystander.pid)
@@ -181,7 +189,7 @@ def test_a_server_of_a_killed_up_that_nobody_remembers_is_found_again(running: P
     before = pids(running)
     stored = json.loads((running / "servers.json").read_text())
     (running / "servers.json").write_text(json.dumps({**stored, "processes": {}}))
-    embedded.up(running, {})
+    up(running)
     assert pids(running) == before
 
 
@@ -190,7 +198,7 @@ def test_a_taken_port_is_one_sentence_with_the_remedy(running: Path) -> None:
     for name in ("oltp", "documents"):
         embedded.down(running)
         with socket.create_server(("127.0.0.1", ports[name])), pytest.raises(ServerError) as caught:
-            embedded.up(running, {})
+            up(running)
         message = str(caught.value)
         assert message.startswith(f"Port {ports[name]} of the ")
         assert f"(pid {os.getpid()})" in message
@@ -202,7 +210,7 @@ def test_a_taken_port_is_one_sentence_with_the_remedy(running: Path) -> None:
 def test_without_its_port_file_a_running_server_moves_to_a_new_port(running: Path) -> None:
     before = connections(running)
     (running / "ports.json").unlink()
-    embedded.up(running, {})
+    up(running)
     after = connections(running)
     assert before["STRIPE_PLATFORM_OLTP_DSN"] != after["STRIPE_PLATFORM_OLTP_DSN"]
     assert [row["state"] for row in embedded.status(running)] == ["running"] * 3
@@ -214,7 +222,7 @@ def test_a_lost_password_file_is_one_sentence(running: Path) -> None:
     try:
         (running / "servers.json").unlink()
         with pytest.raises(ServerError, match=r"refuses the password in .*servers\.json: restore that file"):
-            embedded.up(running, {})
+            up(running)
     finally:
         (running / "servers.json").write_text(stored)
         (running / "servers.json").chmod(0o600)
@@ -238,7 +246,7 @@ def test_the_log_names_the_broken_rule_and_not_the_value(running: Path) -> None:
 
 def test_the_clusters_are_set_up_for_their_work(running: Path) -> None:
     expected = {
-        "oltp": {"wal_level": "logical", "fsync": "on", "synchronous_commit": "on", "TimeZone": "UTC"},
+        "oltp": {"wal_level": "logical", "synchronous_commit": "on", "TimeZone": "UTC"},
         "warehouse": {"wal_level": "minimal", "max_wal_senders": "0", "synchronous_commit": "off", "TimeZone": "UTC"},
     }
     for name, settings in expected.items():
@@ -246,8 +254,6 @@ def test_the_clusters_are_set_up_for_their_work(running: Path) -> None:
             found = dict(connection.execute("select name, setting from pg_settings").fetchall())
             assert {key: found[key] for key in settings} == settings
             assert found["listen_addresses"] == "127.0.0.1"
-            assert connection.execute("select datname from pg_database where datname = any(%s)",
-                                      [["oltp", "warehouse", "dagster"]]).fetchall()
 
 
 def test_a_password_is_always_asked(running: Path) -> None:
