@@ -9,13 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stripe_platform import progress
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.documents import change_log
 from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record
-from stripe_platform.documents.writing import Document, batches, insert_new, pipelined, update_fenced
+from stripe_platform.documents.writing import Document, batches, fenced, insert_new, pipelined, update_all
 
 if TYPE_CHECKING:
     from pymongo import UpdateOne
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "transactions"
 DAYS_AT_ONCE = 14  # bounds memory: the newest state of this many days' charges is in DuckDB at a time
 SOURCES = ("charges", "charge_outcomes", "disputes")
+MUTABLE = ("amount", "amount_captured", "amount_refunded", "status", "failure_code")
 
 
 class UnknownChargeError(RuntimeError):
@@ -84,7 +85,7 @@ def _touch(db: Database[Document], documents: Sequence[Document]) -> tuple[int, 
     """Fenced updates of documents that stand, inserts of those that do not; returns (updated, inserted)."""
     if not documents:
         return 0, 0
-    updated = update_fenced(db[NAME], list(_updates(documents)))
+    updated = update_all(db[NAME], list(_updates(documents)))
     ids = [document["_id"] for document in documents]
     standing = {row["_id"] for row in db[NAME].find({"_id": {"$in": ids}}, {"_id": 1})}
     missing = [document for document in documents if document["_id"] not in standing]
@@ -96,15 +97,10 @@ def _updates(documents: Sequence[Document]) -> Iterator[UpdateOne]:
     from pymongo import UpdateOne
 
     for new in documents:
-        key, fence = new["_id"], new["fence"]
-        yield UpdateOne({"_id": key, "fence.charge": {"$lt": fence["charge"]}}, {"$set": {
-            "amount": new["amount"], "amount_captured": new["amount_captured"],
-            "amount_refunded": new["amount_refunded"], "status": new["status"],
-            "failure_code": new["failure_code"], "fence.charge": fence["charge"]}})
-        for part in ("outcome", "dispute"):
-            if fence[part]:
-                yield UpdateOne({"_id": key, f"fence.{part}": {"$lt": fence[part]}},
-                                {"$set": {part: new[part], f"fence.{part}": fence[part]}})
+        fence = new["fence"]
+        stages = [fenced("charge", fence["charge"], {name: new[name] for name in MUTABLE})]
+        stages += [fenced(part, fence[part], {part: new[part]}) for part in ("outcome", "dispute") if fence[part]]
+        yield UpdateOne({"_id": new["_id"]}, stages)
 
 
 def _apply_late_parts(db: Database[Document], log: change_log.ChangeLog, report: LoadReport) -> None:
@@ -112,13 +108,9 @@ def _apply_late_parts(db: Database[Document], log: change_log.ChangeLog, report:
     from pymongo import UpdateOne
 
     for batch in batches(log.late_parts()):
-        updates = []
-        for part, key, value, fence, status in batch:
-            fields: dict[str, Any] = {part: value, f"fence.{part}": fence}
-            if status is not None:
-                fields["status"] = status
-            updates.append(UpdateOne({"_id": key, f"fence.{part}": {"$lt": fence}}, {"$set": fields}))
-        done = update_fenced(db[NAME], updates)
+        done = update_all(db[NAME], [
+            UpdateOne({"_id": key}, [fenced(part, version, {part: value} | ({"status": status} if status else {}))])
+            for part, key, value, version, status in batch])
         report.read += done
         report.updated += done
         wanted = {key for _, key, _, _, _ in batch}
