@@ -17,7 +17,7 @@ from stripe_platform.features.declarations import FEATURE_NAMES, history_days
 
 START, DAYS = pd.Timestamp("2026-05-01"), 45
 FIRST, LAST = START.date(), (START + pd.Timedelta(days=DAYS - 1)).date()
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True,
+PROPERTY = settings(max_examples=50, deadline=None, derandomize=True,
                     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
@@ -104,6 +104,22 @@ def test_day_by_day_in_any_order_equals_the_whole_range(connection, made):
         day = LAST - dt.timedelta(days=back)
         build(connection, day, day)
     pd.testing.assert_frame_equal(stored(connection), whole, check_exact=True)
+
+
+def test_a_late_label_counts_from_when_it_is_known_and_leaves_with_its_charge(connection):
+    """A fraud of day 0, disputed on day 10: too late for one day, in time for seven, gone after fourteen."""
+    days = [0, 0, 8, 9, 10, 13, 14]
+    charges = pd.DataFrame({
+        "charge_id": [f"ch_{i}" for i in range(len(days))], "terminal_id": "t", "amount_eur": 100,
+        "created": [START + pd.Timedelta(days=d) for d in days], "customer_token": [f"c{d}" for d in days]})
+    facts.write(connection, charges, pd.DataFrame(
+        {"charge_id": ["ch_0"], "created": [START + pd.Timedelta(days=10)]}))
+    build(connection, FIRST, LAST)
+    made = stored(connection)
+    assert made.terminal_nb_tx_7d.tolist() == [0, 0, 2, 2, 2, 2, 0]
+    assert made.terminal_risk_7d.tolist() == [0, 0, 0, 0, 0.5, 0.5, 0]
+    assert made.terminal_risk_1d.tolist() == [0] * 7
+    assert made.terminal_risk_30d.tolist() == [0, 0, 0, 0, 0.5, 0.5, 0.5]
 
 
 def test_building_again_changes_nothing_and_counts_rows_by_day(connection):
