@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -48,7 +48,7 @@ def digest_of(files: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def _open(file: Path) -> BinaryIO:
+def _open(file: Path) -> BufferedReader:
     try:
         return file.open("rb")
     except OSError as error:

@@ -49,4 +49,6 @@ def close_day(conn: psycopg.Connection, day: dt.date, source: str = SOURCE) -> N
         raise CalendarError(
             f"day {day} of {source} cannot be closed after {last}: days close once, in order; start with a later day"
         )
+    # Ahead of their month, and few: every look-up of a foreign key takes a lock on each partition.
+    conn.execute("select ops.make_partitions(%s, %s)", [day, day + dt.timedelta(days=7)])
     conn.execute("insert into ops.day_ledger (source, day) values (%s, %s)", [source, day])

@@ -1,7 +1,8 @@
 """Ids of the platform: a Stripe prefix and a UUIDv7 (RFC 9562), so that text order is time order.
 
 The 48 bits after the prefix are Unix milliseconds; the next 12 carry the microseconds (method 3 of the RFC), so ids of
-distinct microseconds order strictly. Tokens are plain random: nothing about them orders or repeats a person.
+distinct microseconds order strictly. Five bits are set so that letters stand where a run of 13 digits could begin or
+end: no id can be taken for a card number. Tokens are plain random: nothing about them orders or repeats a person.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+_HIGH = 0x7C00  # version 7, then a digit c..f before the microseconds (0..999 take ten bits)
+_LOW = (1 << 63) | (1 << 61) | (0xA << 28)  # variant a or b, and a letter in the middle of the random part
 _LETTERS = np.frombuffer(b"abcdefghijklmnop", dtype=np.uint8)
 
 
@@ -29,9 +32,8 @@ def uuid7_named(prefix: str, created_us: npt.NDArray[np.int64], names: npt.NDArr
         raise ValueError("an id's instant lies outside 1970..10889: give Unix microseconds")
     n = created_us.size
     milliseconds, micro = np.divmod(created_us, 1000)
-    fraction = (micro * 4096 // 1000).astype(np.uint64)
-    high = (milliseconds.astype(np.uint64) << np.uint64(16)) | np.uint64(0x7000) | fraction
-    low = (names & np.uint64(2**62 - 1)) | np.uint64(1 << 63)
+    high = (milliseconds.astype(np.uint64) << np.uint64(16)) | np.uint64(_HIGH) | micro.astype(np.uint64)
+    low = (names & np.uint64(2**62 - 1)) | np.uint64(_LOW)
     text = np.stack([high, low], axis=1).astype(">u8").tobytes().hex()
     head = prefix + "_"
     return [head + text[i : i + 32] for i in range(0, 32 * n, 32)]
@@ -41,7 +43,7 @@ def new_id(prefix: str, created: dt.datetime | None = None) -> str:
     """A live id for an instant (default: now), unguessable in its lower 62 bits."""
     micro = time.time_ns() // 1000 if created is None else unix_us(created)
     milliseconds, rest = divmod(micro, 1000)
-    value = (milliseconds << 80) | (7 << 76) | ((rest * 4096 // 1000) << 64) | (2 << 62) | secrets.randbits(62)
+    value = (milliseconds << 80) | ((_HIGH | rest) << 64) | _LOW | secrets.randbits(62)
     return f"{prefix}_{value:032x}"
 
 

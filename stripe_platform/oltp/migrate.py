@@ -18,7 +18,7 @@ from psycopg import sql
 from stripe_platform.settings import load_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-MONTHS_AHEAD = 3
+MONTHS_AHEAD = 1
 _LOCK = 7_220_001  # advisory lock of migrations; any constant that no other part uses
 
 _LEDGER = """

@@ -95,7 +95,7 @@ create table oltp.payment_intents (
     account_id text collate "C" not null references oltp.accounts,
     customer_id text collate "C" not null references oltp.customers,
     payment_method_id text collate "C",
-    amount bigint not null check (amount >= 0),
+    amount bigint not null,
     amount_received bigint not null default 0,
     currency text not null references oltp.currencies,
     status text not null check (status in (
@@ -103,8 +103,9 @@ create table oltp.payment_intents (
         'canceled', 'succeeded')),
     capture_method text not null default 'automatic' check (capture_method in ('automatic', 'automatic_async', 'manual')),
     created timestamptz not null check (isfinite(created)),
-    check (amount_received between 0 and amount),
-    foreign key (payment_method_id, customer_id) references oltp.payment_methods (id, customer_id),
+    constraint received_within_amount check (amount_received between 0 and amount),
+    constraint intents_card_is_the_payers foreign key (payment_method_id, customer_id)
+    references oltp.payment_methods (id, customer_id),
     unique (id, account_id, customer_id, currency)
 ) partition by range (id);
 
@@ -117,7 +118,7 @@ create table oltp.charges (
     customer_id text collate "C" not null,
     payment_method_id text collate "C" not null,
     terminal_id text collate "C",
-    amount bigint not null check (amount >= 0),
+    amount bigint not null,
     amount_captured bigint not null,
     amount_refunded bigint not null default 0,
     currency text not null,
@@ -127,14 +128,15 @@ create table oltp.charges (
     device_type text not null check (device_type in ('desktop', 'mobile', 'pos', 'tablet')),
     ip_country text check (ip_country ~ '^[A-Z0-9]{2}$'),
     created timestamptz not null check (isfinite(created)),
-    check (amount_captured between 0 and amount),
-    check (amount_refunded between 0 and amount_captured),
-    check ((status = 'failed') = (failure_code is not null)),
-    check (status = 'succeeded' or amount_captured = 0),
-    foreign key (payment_intent_id, account_id, customer_id, currency)
+    constraint captured_within_amount check (amount_captured between 0 and amount),
+    constraint refunded_within_captured check (amount_refunded between 0 and amount_captured),
+    constraint failed_has_failure_code check ((status = 'failed') = (failure_code is not null)),
+    constraint only_succeeded_captures check (status = 'succeeded' or amount_captured = 0),
+    constraint charge_matches_its_intent foreign key (payment_intent_id, account_id, customer_id, currency)
     references oltp.payment_intents (id, account_id, customer_id, currency),
-    foreign key (payment_method_id, customer_id) references oltp.payment_methods (id, customer_id),
-    foreign key (terminal_id, account_id) references oltp.terminals (id, account_id)
+    constraint card_is_the_payers foreign key (payment_method_id, customer_id)
+    references oltp.payment_methods (id, customer_id),
+    constraint terminal_is_the_merchants foreign key (terminal_id, account_id) references oltp.terminals (id, account_id)
 ) partition by range (id);
 comment on column oltp.charges.ip_country is 'As the geolocation gave it; may name a territory that countries lacks';
 create index charges_payment_intent_id on oltp.charges (payment_intent_id);
