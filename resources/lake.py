@@ -10,9 +10,9 @@ import os
 import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -172,15 +172,16 @@ class S3Lake:
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
         self._client, self._bucket, self._prefix = client, bucket, prefix.strip("/")
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
 
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{_checked(path)}" if self._prefix else _checked(path)
 
     def scratch(self) -> Path:
         if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="stripe-platform-lake-")
-        return Path(self._scratch.name)
+            self._scratch = Path(tempfile.mkdtemp(prefix="stripe-platform-lake-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        return self._scratch
 
     def put(self, path: str, data: bytes, *, durable: bool = True) -> None:  # noqa: ARG002 (S3 always is)
         self._client.put_object(Bucket=self._bucket, Key=self._key(path), Body=data)
@@ -250,16 +251,6 @@ def _fsync(path: Path) -> None:
 
 def _missing(url: str, path: str) -> LakeError:
     return LakeError(f"{path} is missing in the lake {url}: restore it from a backup, or materialize its asset again")
-
-
-def clear_scratch(lake: Lake) -> None:
-    """Remove what a killed writer left half made; only the holder of the writer lock may call it."""
-    for leftover in lake.scratch().iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            with suppress(FileNotFoundError):
-                leftover.unlink()
 
 
 def open_lake(settings: Settings, *, s3_client: Any = None) -> Lake:

@@ -42,7 +42,6 @@ CALENDAR = "ops.day_ledger"
 CHUNK_BYTES = 32 << 20  # decoded at once: numpy works in cache, memory stays flat
 BATCH_ROWS, BATCH_BYTES = 500_000, 128 << 20
 IDLE_STEP = 1 << 20  # log without content is acknowledged in steps, not at every tick
-PAGE = 8192
 
 
 class CaptureBusyError(CaptureError):
@@ -175,7 +174,6 @@ class _Drain:
         """Read until a stop; everything that was committed before it is durable and acknowledged afterwards."""
         get, feed = stream.get, self.decoder.feed
         stream.status(self.durable_lsn, ask=True)
-        seen = before = 0
         asked = time.monotonic()
         while True:
             size, data = get(1)
@@ -188,12 +186,11 @@ class _Drain:
                     elif self.decoder.buffered_bytes > CHUNK_BYTES:
                         self._flush()
                     continue
-                before, (seen, wants_reply) = seen, read_keepalive(data)
+                seen, wants_reply = read_keepalive(data)
                 if wants_reply:
                     stream.status(self.durable_lsn)
-                # The log's end may stand behind a page header, where no record ends: a stall that near is the end.
-                at_end = seen >= target or (target - seen < PAGE and seen == before)
-                if at_end and not self.decoder.in_transaction:
+                # Sent in order: every commit up to the position it names has been sent before it.
+                if seen >= target and not self.decoder.in_transaction:
                     self._finish(stream, seen, advance)
                     return
             elif size == 0:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stripe_platform.cdc.columns import ENVELOPE, FENCE, name_lists
+from stripe_platform.cdc.columns import FENCE, name_lists
 
 PENDING = "_pending"  # columns whose value must come from the earlier state
 SEPARATOR = "\x1f"
@@ -78,7 +78,7 @@ def collapse(changes: pa.Table, key: Sequence[str]) -> pa.Table:
     if not marked and not deleted[last].any():
         return _with_pending(changes.take(pa.array(last)), key, [], {}, last)
     group = np.maximum.accumulate(np.where(starts, np.arange(rows), 0))
-    plain = [name for name in changes.column_names if name not in (*key, *marked, *ENVELOPE.names)]
+    plain = [name for name in changes.column_names if name[0] != "_" and name not in (*key, *marked)]
     sources: dict[str, np.ndarray] = {}
     known = _fill(np.where(deleted, -1, np.arange(rows)), group)[last]
     sources |= dict.fromkeys(plain, known)

@@ -1,0 +1,96 @@
+"""One contract for the lake, held by the local folder and by S3."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from resources.lake import Lake, LakeError, LakeResource, LocalLake, open_lake
+from stripe_platform.settings import load_settings
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint():
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path, monkeypatch) -> Lake:
+    """The lake as the settings open it."""
+    if request.param == "local":
+        monkeypatch.setenv("STRIPE_PLATFORM_LAKE_URL", str(tmp_path / "lake"))
+        return open_lake(load_settings())
+    endpoint = request.getfixturevalue("s3_endpoint")
+    for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"),
+                        ("AWS_DEFAULT_REGION", "us-east-1"), ("STRIPE_PLATFORM_S3_ENDPOINT_URL", endpoint),
+                        ("STRIPE_PLATFORM_LAKE_URL", f"s3://lake-{tmp_path.name.replace('_', '-')[:40]}/prefix")):
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=load_settings().lake.split("/")[2])
+    return LakeResource().open()
+
+
+def test_what_was_put_is_read_listed_and_measured(store):
+    store.put("cdc/a/1.json", b"one")
+    store.put("cdc/b/2.json", b"two!", durable=False)
+    store.put("cdc/a/1.json", b"uno")
+    assert store.read("cdc/a/1.json") == b"uno"
+    assert store.open("cdc/b/2.json").read() == b"two!"
+    assert store.size("cdc/b/2.json") == 4
+    assert store.list("cdc") == ["cdc/a/1.json", "cdc/b/2.json"]
+    assert store.list("cdc/a") == ["cdc/a/1.json"]
+    assert store.local_path("cdc/b/2.json").read_bytes() == b"two!"
+
+
+def test_a_missing_file_is_one_sentence_and_no_size(store):
+    assert store.size("nothing") is None
+    assert store.list("nothing") == []
+    for reading in (store.read, store.open, store.local_path):
+        with pytest.raises(LakeError, match=r"^nothing is missing in the lake .*restore it"):
+            reading("nothing")
+
+
+def test_only_one_of_many_conditional_writers_wins(store):
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: store.put_if_absent("m/1.json", b"%d" % n), range(8)))
+    assert won.count(True) == 1
+    assert store.read("m/1.json") == b"%d" % won.index(True)
+
+
+def test_files_are_moved_in_together_and_scratch_is_left_empty(store):
+    made = {}
+    for n in range(5):
+        local = store.scratch() / f"{n}.tmp"
+        local.write_bytes(b"%d" % n)
+        made[f"batch/{n}.parquet"] = local
+    store.put_files(made)
+    assert [store.read(path) for path in store.list("batch")] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [p for p in store.scratch().iterdir() if p.is_file()] == []
+    store.delete("batch/0.parquet")
+    store.delete("batch/0.parquet")
+    assert store.size("batch/0.parquet") is None
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "a/../../b", ""])
+def test_a_path_that_leaves_the_lake_is_refused(store, path):
+    with pytest.raises(LakeError, match="must be relative"):
+        store.put(path, b"x")
+
+
+def test_a_local_put_is_on_disk_before_its_name_appears(tmp_path, monkeypatch):
+    """File first, then rename, then the folder: the order that a power cut may interrupt anywhere."""
+    lake, steps = LocalLake(tmp_path), []
+    real_sync, real_replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("fsync"), real_sync(fd))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("rename"), real_replace(self, to))[1])
+    (tmp_path / "a").mkdir()
+    lake.put("a/1", b"x")
+    assert steps == ["fsync", "rename", "fsync"]
