@@ -3,8 +3,7 @@
 The check specs stay unpartitioned on purpose: in Dagster 1.13 a partitioned spec judged over a range leaves its keys
 PLANNED. Instead every partition key gets an evaluation of its own, then a summary closes the range.
 """
-
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster resolves the step's context class from its annotation.
 
 import time
 from collections import Counter
@@ -45,7 +44,7 @@ def _definition(asset: dg.AssetKey, checks: Sequence[Check]) -> dg.AssetChecksDe
     )
     def evaluate(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckEvaluation | dg.AssetCheckResult]:
         resources = context.op_execution_context.resources
-        stores = Stores(resources.oltp, resources.warehouse, resources.mongo, resources.lake)
+        stores = Stores(resources.oltp, resources.warehouse, resources.mongo, resources.lake, resources.models)
         for key, check in by_key.items():
             if key in context.selected_asset_check_keys:
                 yield from _evaluate(check, stores, _partitions(context, check), context.run.run_id)

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     import psycopg
     from pymongo.database import Database
 
-RESOURCES = ("oltp", "warehouse", "mongo", "lake")
+    from resources.lake import Lake
+    from resources.model_registry import ModelStore
+
+RESOURCES = ("oltp", "warehouse", "mongo", "lake", "models")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,18 @@ class Stores:
     warehouse_resource: Any
     mongo_resource: Any
     lake_resource: Any
+    models_resource: Any
+
+    @classmethod
+    def of_settings(cls) -> Stores:
+        """The stores of this deployment's settings, for use without Dagster."""
+        from resources.lake import LakeResource
+        from resources.model_registry import ModelRegistryResource
+        from resources.mongo import MongoResource
+        from resources.postgres import OltpResource
+        from resources.warehouse import WarehouseResource
+
+        return cls(OltpResource(), WarehouseResource(), MongoResource(), LakeResource(), ModelRegistryResource())
 
     @contextmanager
     def oltp(self) -> Iterator[psycopg.Connection]:
@@ -38,6 +53,12 @@ class Stores:
     def mongo(self) -> Iterator[Database[dict[str, Any]]]:
         with self.mongo_resource.database() as database:
             yield database
+
+    def lake(self) -> Lake:
+        return self.lake_resource.open()
+
+    def models(self) -> ModelStore:
+        return self.models_resource.store()
 
     @contextmanager
     def duck(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -1,0 +1,146 @@
+"""The document store by event day, against the change log and the landed files it was loaded from."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from asset_checks.judge import ROWS, Check
+from asset_checks.rules import equal, none_of
+from asset_checks.stores import Stores
+from asset_checks.suites.counting import frame
+from stripe_platform.cdc.daily import change_files
+from stripe_platform.documents.cards import holds_card_number
+from stripe_platform.documents.schemas import DATA, LOADS
+from stripe_platform.keys import key
+from stripe_platform.settings import load_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymongo.database import Database
+
+    Documents = Database[dict[str, Any]]
+
+_EXPECTED = """
+with newest as (
+    select id, currency, strftime(created, '%Y-%m-%d') as day,
+        arg_max(amount, (_epoch, _commit_lsn, _ord)) as amount,
+        arg_max(amount_refunded, (_epoch, _commit_lsn, _ord)) as refunded
+    from read_parquet($files) where strftime(created, '%Y-%m-%d') in (select unnest($days))
+    group by all
+)
+select day, currency, count(*), sum(amount)::hugeint::varchar, sum(refunded)::hugeint::varchar from newest group by all
+"""
+
+Sums = dict[tuple[str, str], tuple[int, int, int]]  # (day, currency) -> documents, amount, refunded
+
+
+def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
+    names = [day.isoformat() for day in days]
+    with stores.mongo() as db:
+        loaded = _loaded_days(db, "transactions")
+        standing = _standing(db, names)
+        bad = _violations(db, names)
+    expected = _expected(stores, loaded, names)
+    counts = {}
+    for name in names:
+        here, there = _of_day(standing, name), _of_day(expected, name)
+        counts[name] = {
+            ROWS: sum(row[0] for row in here.values()), "in_the_log": sum(row[0] for row in there.values()),
+            "days_loaded": int(name in loaded), "collection_filled": int(bool(standing) or bool(loaded)),
+            "currencies_with_other_sums": sum(here.get(c) != there.get(c) for c in here.keys() | there.keys()),
+            **{rule: found.get(name, 0) for rule, found in bad.items()},
+        }
+    return frame(counts)
+
+
+def _of_day(sums: Sums, day: str) -> dict[str, tuple[int, int, int]]:
+    return {currency: row for (of, currency), row in sums.items() if of == day}
+
+
+def _loaded_days(db: Documents, collection: str) -> dict[str, dict[str, Any]]:
+    return {row["day"]: row for row in db[LOADS].find({"collection": collection})}
+
+
+def _standing(db: Documents, names: Sequence[str]) -> Sums:
+    rows = db["transactions"].aggregate([
+        {"$match": {"day": {"$in": list(names)}}},
+        {"$group": {"_id": {"day": "$day", "currency": "$currency"}, "n": {"$sum": 1}, "amount": {"$sum": "$amount"},
+                    "refunded": {"$sum": "$amount_refunded"}}},
+    ])
+    return {(row["_id"]["day"], row["_id"]["currency"]): (row["n"], int(row["amount"]), int(row["refunded"]))
+            for row in rows}
+
+
+def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str]) -> Sums:
+    """What the log says, from the first judged day on and only of days that were loaded."""
+    days = [dt.date.fromisoformat(day) for day in sorted(loaded) if day >= min(names)]
+    if not days:
+        return {}
+    with stores.duck() as duck:
+        rows = duck.execute(_EXPECTED, {
+            "files": change_files(stores.lake(), "charges", days), "days": list(names)}).fetchall()
+    return {(day, currency): (n, int(amount), int(refunded)) for day, currency, n, amount, refunded in rows}
+
+
+def _violations(db: Documents, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Documents by day that break what the validator and the loader promise, by rule."""
+    conditions: dict[str, dict[str, Any]] = {
+        "undeclared_shapes": {"$nor": [DATA["transactions"].validator]},
+        "frauds_without_dispute": {"status": "fraudulent", "dispute.reason": {"$ne": "fraudulent"}},
+        "disputes_unseen": {"dispute": {"$ne": None}, "status": {"$nin": ["fraudulent", "disputed", "failed"]}},
+    }
+    return {rule: _count(db, "transactions", names, condition) for rule, condition in conditions.items()}
+
+
+def _count(db: Documents, collection: str, names: Sequence[str], condition: dict[str, Any]) -> dict[str, int]:
+    rows = db[collection].aggregate([
+        {"$match": {"day": {"$in": list(names)}, **condition}}, {"$group": {"_id": "$day", "n": {"$sum": 1}}}])
+    return {row["_id"]: row["n"] for row in rows}
+
+
+def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
+    names = [day.isoformat() for day in days]
+    with stores.mongo() as db:
+        loaded = _loaded_days(db, collection)
+        standing = _count(db, collection, names, {})
+        shapes = _count(db, collection, names, {"$nor": [DATA[collection].validator]})
+        cards = _cards(db, names) if collection == "customer_feedback" else {}
+    counts = {}
+    for name in names:
+        file = load_settings().landing / collection / f"{name}.jsonl"
+        refused = loaded[name]["quarantined"] if name in loaded else 0
+        counts[name] = {
+            ROWS: standing.get(name, 0), "days_loaded": int(name in loaded),
+            "stored_or_refused": standing.get(name, 0) + int(refused),
+            "landed": sum(1 for _ in file.open("rb")) if file.exists() else 0,
+            "undeclared_shapes": shapes.get(name, 0), "card_numbers": cards.get(name, 0),
+        }
+    return frame(counts)
+
+
+def _cards(db: Documents, names: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in db["customer_feedback"].find({"day": {"$in": list(names)}}, {"day": 1, "text": 1, "_id": 0}):
+        if row["text"] and holds_card_number(row["text"]):
+            found[row["day"]] = found.get(row["day"], 0) + 1
+    return found
+
+
+CHECKS = [
+    Check(
+        key("documents", "transactions"), "documents_are_the_logs_charges",
+        "One document for each charge of the day, amounts equal to the log per currency, no undeclared field.",
+        _transactions,
+        (equal(ROWS, "in_the_log"), *none_of("currencies_with_other_sums", "undeclared_shapes",
+                                             "frauds_without_dispute", "disputes_unseen")),
+        {"days_loaded": 1, "collection_filled": 1}),
+    *(Check(
+        key("documents", name), "landed_records_are_stored_or_refused",
+        "Every line of the landed file is a document or stands in quarantine; no undeclared field, no card number.",
+        partial(_landed, name),
+        (equal("stored_or_refused", "landed"), *none_of("undeclared_shapes", "card_numbers")),
+        {"days_loaded": 1}) for name in ("sessions", "customer_feedback")),
+]

@@ -1,0 +1,55 @@
+"""Snapshots of tables that are copied whole every day; growing tables are checkpoint and log, judged there."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asset_checks.judge import ROWS, Check
+from asset_checks.rules import equal, none_of
+from asset_checks.stores import Stores
+from asset_checks.suites.counting import frame
+from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc import snapshots as states
+from stripe_platform.keys import OLTP_TABLES, key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from resources.lake import Lake
+
+
+def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
+    lake = stores.lake()
+    return frame({day.isoformat(): _counts(lake, table, day) for day in days})
+
+
+def _counts(lake: Lake, table: str, day: dt.date) -> dict[str, int]:
+    import pyarrow.parquet as pq
+
+    names = (ROWS, "files", "columns_read", "manifest_rows", "lost_rows", "repeated_keys")
+    state = states.read(lake, table, day)
+    if state is None or lake.size(states.data_path(table, day)) is None:
+        return dict.fromkeys(names, 0)
+    key_columns = list(dailies.key_of(table))
+    content = pq.read_table(lake.open(states.data_path(table, day)), columns=key_columns)
+    previous = states.read(lake, table, day - dt.timedelta(days=1))
+    log = dailies.read(lake, table, day)
+    gone = sum((log.ops.get("d", 0), log.ops.get("t", 0) * content.num_rows)) if log else 0
+    return {
+        ROWS: content.num_rows, "files": 1, "columns_read": len(content.column_names), "manifest_rows": state.rows,
+        "lost_rows": max(0, (previous.rows if previous else 0) - gone - content.num_rows),
+        "repeated_keys": content.num_rows - content.group_by(key_columns).aggregate([]).num_rows,
+    }
+
+
+CHECKS = [
+    Check(
+        key("snapshots", table.name), "state_lost_nothing",
+        "The state has every row of the day before that the log did not delete, each key once.",
+        partial(_profile, table.name), (equal(ROWS, "manifest_rows"), *none_of("lost_rows", "repeated_keys")),
+        {"files": 1, "columns_read": 1} | ({ROWS: 1} if table.growth == "reference" else {}))
+    for table in OLTP_TABLES if table.growth != "growing"
+]
