@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import asset_checks
+from stripe_platform.keys import LAYERS
 from stripe_platform.settings import Settings
 
 OUTCOMES = ("passed", "failed", "not_evaluated")
@@ -24,10 +25,11 @@ order by asset_key, check_name, execution_status in ('SUCCEEDED', 'FAILED') desc
 
 
 def report(settings: Settings, groups: Sequence[str]) -> dict[str, Any]:
-    """`{passed, failed, not_evaluated, items}` of the asset groups named, of all when none is.
+    """`{passed, failed, not_evaluated, groups, items}` of the asset groups named, of all when none is.
 
-    A declared check without any verdict counts as not evaluated. `items`: what did not pass, worst first, each with
-    asset, check, partition, outcome, rows_scanned. Raises `ValueError` for an unknown group.
+    A declared check without any verdict counts as not evaluated. `groups`: the three counts by layer. `items`: what
+    did not pass, worst first, each with asset, check, partition, outcome, rows_scanned. Raises `ValueError` for an
+    unknown group.
     """
     declared = {(check.asset.to_user_string(), check.name): check.blocking for check in asset_checks.declared()}
     known = {asset.split("/")[0] for asset, _ in declared} | {"staging"}
@@ -40,7 +42,13 @@ def report(settings: Settings, groups: Sequence[str]) -> dict[str, Any]:
     bad = [item for item in items if item["outcome"] != "passed"]
     order = ("failed", "not_evaluated")
     bad.sort(key=lambda item: (order.index(item["outcome"]), item["asset"], item["check"], item["partition"]))
-    return {**{outcome: counts[outcome] for outcome in OUTCOMES}, "items": bad}
+    by_group = {layer: Counter(i["outcome"] for i in items if i["asset"].split("/")[0] == layer) for layer in LAYERS}
+    return {
+        **{outcome: counts[outcome] for outcome in OUTCOMES},
+        "groups": [{"group": layer, **{outcome: found[outcome] for outcome in OUTCOMES}}
+                   for layer, found in by_group.items() if found],
+        "items": bad,
+    }
 
 
 def _own(settings: Settings, declared: dict[tuple[str, str], bool]) -> Iterable[dict[str, Any]]:

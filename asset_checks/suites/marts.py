@@ -31,14 +31,14 @@ source as (
         and created < (%(last)s::date + 1)::timestamp at time zone 'UTC'
     group by 1, 2
 ),
-both as (
+sides as (
     select day, m.n, s.n as raw_n, m.gaps, (m.money is distinct from s.money)::int as other
     from mart m full join source s using (day, currency)
 )
 select d.day::text as partition, coalesce(sum(b.n), 0) as rows_scanned, coalesce(sum(b.raw_n), 0) as raw_rows,
     coalesce(sum(b.gaps), 0) as gaps, coalesce(sum(b.other), 0) as currencies_with_other_sums,
     (select count(*) from (select 1 from raw.charges limit 1) s) as charges_filled
-from unnest(%(days)s::date[]) as d (day) left join both b on b.day = d.day group by d.day
+from unnest(%(days)s::date[]) as d (day) left join sides b on b.day = d.day group by d.day
 """
 
 _GAPS = {
@@ -78,7 +78,7 @@ mart as (
         count(*) filter (where net <> gross - refunds - disputes) as wrong_nets
     from marts.agg_daily_revenue where event_day = any(%(days)s::date[]) group by 1, 2
 ),
-both as (
+sides as (
     select day, m.n, m.wrong_nets,
         ((m.charges, m.gross, m.refunds, m.disputes) is distinct from (e.charges, e.gross, e.refunds, e.disputes))::int
             as other
@@ -87,7 +87,7 @@ both as (
 select d.day::text as partition, coalesce(sum(b.n), 0) as rows_scanned, coalesce(sum(b.wrong_nets), 0) as wrong_nets,
     coalesce(sum(b.other), 0) as currencies_with_other_sums,
     (select count(*) from (select 1 from marts.fct_charges limit 1) s) as facts_filled
-from unnest(%(days)s::date[]) as d (day) left join both b on b.day = d.day group by d.day
+from unnest(%(days)s::date[]) as d (day) left join sides b on b.day = d.day group by d.day
 """
 
 

@@ -73,10 +73,10 @@ def _newest_changes(stores: Stores, table: str, applied: Sequence[dt.date]) -> d
     files = dailies.change_files(stores.lake(), table, applied)
     with stores.duck() as duck:
         rows = duck.execute(
-            f"""select day, count(*) from (
-                select {keys}, max(regexp_extract(filename, '([0-9-]{{10}})[.]parquet$', 1)) as day
+            f"""select _ledger, count(*) from (
+                select {keys}, max(regexp_extract(filename, '([0-9-]{{10}})[.]parquet$', 1)) as _ledger
                 from read_parquet($files, filename = true) where _op <> 't' group by {keys}
-            ) group by day""", {"files": files}).fetchall()  # noqa: S608 (column names of the catalogue)
+            ) group by _ledger""", {"files": files}).fetchall()  # noqa: S608 (column names of the catalogue)
     return dict(rows)
 
 
