@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from stripe_platform.settings import Settings
 
 AT = "2026-06-01T10:00:00Z"
 GOOD: dict[str, dict[str, Any]] = {
@@ -58,3 +61,19 @@ def insert_all(conn: psycopg.Connection, until: str | None = None) -> None:
         if table == until:
             return
         insert(conn, table)
+
+
+def rows_with(settings: Settings, clear: Sequence[str]) -> list[str]:
+    """Tables of all our schemas with a row that holds one of the texts, in clear or as hexadecimal bytes."""
+    found = []
+    needles = [*clear, *(text.encode().hex() for text in clear)]
+    with psycopg.connect(settings.need("oltp_owner_dsn")) as conn:
+        tables = conn.execute(
+            "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname in ('oltp', 'ops', 'vault')"
+        ).fetchall()
+        for (table,) in tables:
+            query = sql.SQL("select exists (select 1 from {} t, unnest(%s::text[]) n where strpos(t::text, n) > 0)")
+            name = sql.Identifier(*table.split("."))
+            if conn.execute(query.format(name), [needles]).fetchone() == (True,):
+                found.append(table)
+    return found

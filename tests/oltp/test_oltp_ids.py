@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stripe_platform.oltp.ids import boundary_id, new_id, new_token, seeded, tokens, unix_us, uuid7_ids
 
-instants = st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(dt.UTC))
+EPOCH, LATE = dt.datetime(1970, 1, 1), dt.datetime(2200, 1, 1)  # noqa: DTZ001 - the strategy adds the zone
+instants = st.datetimes(EPOCH, LATE, timezones=st.just(dt.UTC))
 
 
 @given(st.lists(instants, min_size=2, max_size=50, unique=True), st.integers(0, 2**32))

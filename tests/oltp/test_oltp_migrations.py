@@ -40,8 +40,10 @@ def test_every_sensitive_looking_column_is_ciphertext():
 
 
 def test_every_table_of_the_schema_is_declared(oltp: Settings):
-    query = "select relname from pg_class where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p') " \
-            "and not relispartition"
+    query = (
+        "select relname from pg_class"
+        " where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p') and not relispartition"
+    )
     with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         assert {row[0] for row in conn.execute(query)} == {t.name for t in OLTP_TABLES}
 

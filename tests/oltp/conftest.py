@@ -1,0 +1,28 @@
+"""A database with the rows a payment needs, and a connection of the app's role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from oltp_shop import Shop
+
+from stripe_platform.keyring import open_keyring
+from stripe_platform.oltp import write
+from stripe_platform.oltp.reference import seed_reference
+from stripe_platform.settings import Settings
+
+
+@pytest.fixture
+def shop(oltp: Settings) -> Iterator[Shop]:
+    ring = open_keyring(oltp)
+    with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
+        seed_reference(conn)
+        account = write.create_account(conn, name="Shop", country="FR", currency="eur", mcc="5411")
+        customer = write.create_customer(
+            conn, ring, name="Ada Example", email="ada@mail.example", country="FR", currency="eur")
+        method = write.create_payment_method(
+            conn, customer_id=customer, brand="visa", last4="4242", exp_month=1, exp_year=2030, funding="credit",
+            country="FR")  # fmt: skip
+        yield Shop(conn, ring, oltp, account, customer, method)
