@@ -20,8 +20,9 @@ def picture(labels: pd.Series, scores: np.ndarray, limits: Thresholds, title: st
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(labels, scores)
-    figure = Figure(figsize=(8.4, 3.2), dpi=80, layout="constrained")
+    figure = Figure(figsize=(8.4, 3.2), dpi=80)
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.16, top=0.9, wspace=0.2)  # a solved layout takes seconds
     curve, histogram = figure.subplots(1, 2)
     curve.step(recall, precision, where="post", color="#635bff")
     curve.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02),
