@@ -31,7 +31,7 @@
     {{ repriced_days() }}
 {%- endmacro %}
 
-{#- Days of the charges behind refunds or disputes that this run rewrites: a row is never written without its charge. -#}
+{#- Days of the charges behind refunds or disputes that this run rewrites: no row is written without its charge. -#}
 {% macro charge_days_behind(table) -%}
     select {{ utc_day('c.created') }} as event_day
     from {{ source('raw', table) }} as o

@@ -54,5 +54,6 @@ class WarehouseDbt(DbtCliResource):
 def dbt_resource() -> WarehouseDbt:
     """The resource of key `dbt`; connects to whatever warehouse the settings name when a run starts."""
     return WarehouseDbt(
-        project_dir=str(DBT_DIR), profiles_dir=str(DBT_DIR), dbt_executable=sys.executable, global_config_flags=[str(CLIENT)],
+        project_dir=str(DBT_DIR), profiles_dir=str(DBT_DIR),
+        dbt_executable=sys.executable, global_config_flags=[str(CLIENT)],
     )

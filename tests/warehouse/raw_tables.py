@@ -76,8 +76,9 @@ insert into raw.charges (id, payment_intent_id, account_id, customer_id, payment
     amount_captured, amount_refunded, currency, status, disputed, failure_code, device_type, ip_country, created,
     _source, _epoch, _commit_lsn, _ord, _deleted, _ledger_day)
 select 'ch_' || lpad(to_hex(n), 32, '0'), 'pi_' || n, 'acct_' || n %% 500, 'cus_' || h, 'pm_' || h,
-    'tmr_' || n %% 10000, a, a, case when n %% 30 = 0 then a else 0 end, (array['eur', 'usd', 'jpy', 'kwd'])[1 + n %% 4], 'succeeded',
-    n %% 120 = 7, null, 'mobile', 'FR', %(first)s + d + make_interval(secs => i * 86400.0 / %(charges)s),
+    'tmr_' || n %% 10000, a, a,
+    case when n %% 30 = 0 then a else 0 end, (array['eur', 'usd', 'jpy', 'kwd'])[1 + n %% 4],
+    'succeeded', n %% 120 = 7, null, 'mobile', 'FR', %(first)s + d + make_interval(secs => i * 86400.0 / %(charges)s),
     'oltp', '1', n, 0, false,
     %(first)s + d + case when n %% 30 = 0 or n %% 120 = 7 then 3 else 0 end
 from generate_series(0, %(days)s - 1) as d, generate_series(0, %(charges)s - 1) as i,

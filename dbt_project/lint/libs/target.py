@@ -1,0 +1,3 @@
+"""dbt's `target` while sqlfluff renders the models."""
+
+type = "postgres"
