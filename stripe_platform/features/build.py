@@ -36,6 +36,8 @@ def build(connection: psycopg.Connection, first: dt.date, last: dt.date) -> dict
     """
     if last < first:
         raise ValueError(f"features from {first} to {last}: the range must run forward")
+    if not isinstance(connection, psycopg.Connection):
+        raise TypeError("the feature SQL is generated for PostgreSQL: set STRIPE_PLATFORM_WAREHOUSE=postgres")
     with connection.transaction():
         for setting in SESSION:
             connection.execute(setting)
