@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from resources.lake import Lake
 from stripe_platform import progress
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc.batches import parquet_options
+from stripe_platform.cdc.batches import PARQUET
 from stripe_platform.cdc.daily import Daily
 from stripe_platform.cdc.manifest import Chain, ChainError
 from stripe_platform.settings import load_settings
@@ -87,7 +87,7 @@ def sort_by_key(changes: pa.Table, key: Sequence[str]) -> pa.Table:
 def encode(rows: pa.Table) -> bytes:
     """Parquet bytes, equal for equal rows."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, **parquet_options(rows.schema))
+    pq.write_table(rows, sink, **PARQUET)
     return sink.getvalue().to_pybytes()
 
 
