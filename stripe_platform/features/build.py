@@ -21,6 +21,7 @@ SESSION = (
     "set local work_mem = '384MB'",  # one sort of a 65-day range stays in memory
     "set local maintenance_work_mem = '256MB'",
     "set local jit = off",
+    "set local enable_nestloop = off",  # right after a load statistics are missing: one guessed row would cost minutes
     "set local max_parallel_workers_per_gather = 0",  # gathered rows would have to be sorted once more
 )
 

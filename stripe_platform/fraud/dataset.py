@@ -46,8 +46,10 @@ def read(connection: psycopg.Connection, first: dt.date, last: dt.date) -> pd.Da
     columns = [sql.SQL("f.event_ts at time zone 'UTC'") if c == "event_ts" else sql.Identifier("f", c)
                for c in COLUMNS[:-1]]
     query = sql.SQL(_QUERY).format(sql.SQL(", ").join(columns), sql.Literal(first), sql.Literal(last))
-    with connection.cursor().copy(query) as copy:
-        buffer = io.BytesIO(b"".join(copy))
+    with connection.transaction():
+        connection.execute("set local enable_nestloop = off")  # right after a load statistics are missing
+        with connection.cursor().copy(query) as copy:
+            buffer = io.BytesIO(b"".join(copy))
     types = dict.fromkeys(FEATURE_NAMES, pa.float64()) | dict.fromkeys(("charge_id", "customer_token"), pa.string()) | {
         "event_day": pa.timestamp("us"), "event_ts": pa.timestamp("us"), "known_ts": pa.timestamp("us")}
     if buffer.getbuffer().nbytes == 0:
