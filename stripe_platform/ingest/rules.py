@@ -12,6 +12,7 @@ from stripe_platform.money import exponent
 from stripe_platform.oltp.bulk import BadRecord
 from stripe_platform.oltp.reference import CURRENCIES
 
+_ZONE = r":.*(?:[Zz]|[+-][0-9]{2}:?(?:[0-9]{2})?)$"  # after a time of day: the day of a bare date is no zone
 EXACT = 2**53  # beyond it a double no longer holds every minor unit
 
 # Rule and its sentence, in the order in which they are judged.
@@ -114,8 +115,15 @@ def _time(column: pd.Series) -> np.ndarray:
     """Unix microseconds, UTC where no zone is given; -1 where unreadable or outside 1970..2200."""
     if pd.api.types.is_numeric_dtype(column):
         return np.full(len(column), -1, np.int64)  # a number is no date: its unit would be a guess
-    form = None if pd.api.types.is_datetime64_any_dtype(column) else "ISO8601"
-    parsed = pd.to_datetime(column, errors="coerce", utc=True, format=form)
+    if pd.api.types.is_datetime64_any_dtype(column):
+        parsed = pd.to_datetime(column, utc=True)
+    else:
+        # Apart: in one call pandas reads a stamp without zone in the zone of the stamp before it.
+        texts = column.astype("string")
+        zoned = texts.str.contains(_ZONE, regex=True).fillna(False).astype(bool)
+        parsed = pd.Series(pd.NaT, index=column.index, dtype="datetime64[ns, UTC]")
+        for part in (zoned, ~zoned):
+            parsed[part] = pd.to_datetime(texts[part], errors="coerce", utc=True, format="ISO8601")
     missing = parsed.isna().to_numpy()
     us = parsed.dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
     return np.where(missing | (us < 0) | (us >= 7_258_118_400_000_000), -1, us)
