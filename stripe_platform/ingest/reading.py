@@ -39,6 +39,15 @@ def read_transactions(files: Sequence[Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
+def check(file: Path) -> None:
+    """Refuse at once, without reading the records, what cannot be a transaction file."""
+    with _open(file) as stream:
+        if not stream.read(1):
+            raise FileError(f"{file.name} is empty: give a file with at least one transaction")
+    is_csv = file.suffix.lower() == ".csv"
+    _columns(file, _csv_names(file) if is_csv else _parquet_schema(file).names)
+
+
 def digest_of(files: Sequence[Path]) -> str:
     """sha256 over the files' bytes, in order."""
     total = hashlib.sha256()
@@ -56,21 +65,30 @@ def _open(file: Path) -> BufferedReader:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    with _open(file) as stream:
-        if not stream.read(1):
-            raise FileError(f"{file.name} is empty: give a file with at least one transaction")
+    check(file)
     return _read_csv(file) if file.suffix.lower() == ".csv" else _read_parquet(file)
 
 
-def _read_parquet(file: Path) -> pd.DataFrame:
+def _parquet_schema(file: Path) -> pa.Schema:
     try:
-        names = pq.read_schema(file).names
+        return pq.read_schema(file)
     except pa.ArrowInvalid:
         raise FileError(f"{file.name} is no Parquet file: give Parquet, or CSV with the ending .csv") from None
-    frame = pq.read_table(file, columns=_columns(file, names)).to_pandas()
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    frame = pq.read_table(file, columns=_columns(file, _parquet_schema(file).names)).to_pandas()
     frame["row"] = range(1, len(frame) + 1)
     frame["broken"] = False
     return frame
+
+
+def _csv_names(file: Path) -> list[str]:
+    try:
+        with pcsv.open_csv(file, parse_options=pcsv.ParseOptions(invalid_row_handler=lambda _row: "skip")) as head:
+            return list(head.schema.names)
+    except pa.ArrowInvalid:
+        raise FileError(f"{file.name} is no CSV file with a header line: check its encoding and separator") from None
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
@@ -80,20 +98,19 @@ def _read_csv(file: Path) -> pd.DataFrame:
         broken.append(row.number or 0)
         return "skip"
 
-    reading = pcsv.ReadOptions(use_threads=False)  # one thread: only then do invalid rows know their number
-    parsing = pcsv.ParseOptions(invalid_row_handler=skip)
+    names = _csv_names(file)
+    # All text: a cell that does not parse must cost its record only, never the file. One thread: only then do
+    # invalid rows know their number.
+    converting = pcsv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), include_columns=_columns(file, names),
+        strings_can_be_null=True, null_values=[""],
+    )  # fmt: skip
     try:
-        with pcsv.open_csv(file, reading, parsing) as head:
-            names = head.schema.names
-        # All text: a cell that does not parse must cost its record only, never the file.
-        broken.clear()
-        table = pcsv.read_csv(file, reading, parsing, pcsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), include_columns=_columns(file, names),
-            strings_can_be_null=True, null_values=[""],
-        ))  # fmt: skip
+        frame = pcsv.read_csv(
+            file, pcsv.ReadOptions(use_threads=False), pcsv.ParseOptions(invalid_row_handler=skip), converting
+        ).to_pandas()
     except pa.ArrowInvalid:
-        raise FileError(f"{file.name} is no CSV file with a header line: check its encoding and separator") from None
-    frame = table.to_pandas()
+        raise FileError(f"{file.name} cannot be read as CSV in UTF-8: check its encoding and quotes") from None
     taken = set(broken)
     numbers = (n for n in range(1, len(frame) + len(broken) + 1) if n + 1 not in taken)  # the header is line 1
     frame["row"] = [next(numbers) for _ in range(len(frame))]

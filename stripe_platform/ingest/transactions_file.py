@@ -19,7 +19,7 @@ import psycopg
 import pyarrow as pa
 
 from stripe_platform.ingest.people import People
-from stripe_platform.ingest.reading import FileError, digest_of, read_transactions
+from stripe_platform.ingest.reading import FileError, check, digest_of, read_transactions
 from stripe_platform.ingest.rules import RULES, Judged, judge
 from stripe_platform.keyring import open_keyring
 from stripe_platform.oltp.bulk import BadRecord, DayRows, load_day
@@ -58,8 +58,13 @@ class FileFeed:
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     def calendar(self) -> BusinessDays:
-        window = self._window
-        return BusinessDays(window[0], window[1], tail=LABEL_DELAY.days)
+        return self._calendar
+
+    @cached_property
+    def _calendar(self) -> BusinessDays:
+        for file in self._files:
+            check(file)  # before a server starts or a day is remembered for a file that cannot be used
+        return BusinessDays(*self._window, tail=LABEL_DELAY.days)
 
     def bring(self, day: dt.date) -> DayLoad:
         """Import one day; a day outside the calendar is observed, not made."""

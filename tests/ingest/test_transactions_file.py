@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from stripe_platform.feeds import FeedSpec, current_feed
-from stripe_platform.ingest.reading import FileError
+from stripe_platform.ingest.reading import FileError, read_transactions
+from stripe_platform.ingest.rules import judge
 from stripe_platform.ingest.transactions_file import FileFeed
 from stripe_platform.oltp.feed import DayLoad
 from stripe_platform.settings import Settings
@@ -144,19 +145,33 @@ BAD = [
 @pytest.mark.parametrize(("column", "value", "rule", "sentence"), BAD)
 @pytest.mark.parametrize("write", [parquet, csv])
 def test_a_bad_record_gets_one_sentence_with_file_row_and_rule_and_the_good_ones_stay(
-    oltp: Settings, tmp_path: Path, write: Any, column: str, value: Any, rule: str, sentence: str
+    tmp_path: Path, write: Any, column: str, value: Any, rule: str, sentence: str
 ):
     file = write(tmp_path, spoiled(column, 3, value))
+    judged = judge(read_transactions([file]), "eur")
+    assert len(judged.good) == 5
+    (bad,) = judged.bad
+    assert (bad.record, bad.rule) == (f"{file.name} row 3", rule)
+    assert bad.reason.startswith(f"{file.name} row 3: ")
+    assert sentence in bad.reason
+    assert bad.reason.endswith(f"(rule {rule})")
+    assert value is None or str(value) not in bad.reason.split(": ", 1)[1].replace(f"(rule {rule})", "")
+
+
+def test_all_bad_records_of_a_file_stand_in_quarantine_and_their_values_are_ciphertext(oltp: Settings, tmp_path: Path):
+    frames = [spoiled(column, 3, value) for column, value, _, _ in BAD]
+    for number, frame in enumerate(frames):
+        frame["TRANSACTION_ID"] = [None if pd.isna(t) else str(int(t) + 100 * number) for t in frame["TRANSACTION_ID"]]
+        if BAD[number][2] == "transaction_unique":
+            frame.loc[2, "TRANSACTION_ID"] = "10"
+    file = csv(tmp_path, pd.concat(frames, ignore_index=True))
     loads = bring(oltp, file)
-    assert sum(load.rows.get("charges", 0) for load in loads) == 5
-    assert sum(load.quarantined for load in loads) == 1
-    ((record, broken, reason),) = quarantined(oltp)
-    assert record == f"{file.name} row 3"
-    assert broken == rule
-    assert reason.startswith(f"{file.name} row 3: ")
-    assert sentence in reason
-    assert reason.endswith(f"(rule {rule})")
-    assert value is None or str(value) not in reason.split(": ", 1)[1].replace(f"(rule {rule})", "")
+    assert sum(load.rows.get("charges", 0) for load in loads) == 5 * len(BAD)
+    assert sum(load.quarantined for load in loads) == len(BAD)
+    assert sorted(rule for _, rule, _ in quarantined(oltp)) == sorted(rule for _, _, rule, _ in BAD)
+    assert {r for r, _, _ in quarantined(oltp)} == {f"some.csv row {6 * i + 3}" for i in range(len(BAD))}
+    payloads = rows(oltp, "select payload_ciphertext from ops.quarantine")
+    assert not [p for (p,) in payloads if b"TX_AMOUNT" in bytes(p)]
 
 
 def test_nan_and_infinity_in_a_column_of_doubles_are_quarantined_too(oltp: Settings, tmp_path: Path):

@@ -79,15 +79,20 @@ def test_a_failing_migration_leaves_nothing_behind(oltp: Settings, tmp_path: Pat
         assert conn.execute("select to_regclass('oltp.extra')").fetchone() == (None,)
 
 
-@pytest.mark.parametrize("statement", [
+FORBIDDEN = (
     "create table oltp.mine (id text)", "alter table oltp.charges add column x text", "drop table oltp.refunds",
     "create schema mine", "create table public.mine (id text)", "truncate oltp.charges",
     "update ops.day_ledger set day = day", "delete from ops.load_day", "delete from ops.quarantine",
     "insert into ops.migrations values ('x', 'y')", "create publication mine",
-])  # fmt: skip
-def test_the_apps_role_writes_rows_and_changes_no_structure(oltp: Settings, statement: str):
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        conn.execute(statement)
+    "update vault.subject_keys set subject = ''",
+)  # fmt: skip
+
+
+def test_the_apps_role_writes_rows_and_changes_no_structure(oltp: Settings):
+    with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
+        for statement in FORBIDDEN:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(statement)  # type: ignore[call-overload]
 
 
 def test_the_cdc_role_can_read_no_table(oltp: Settings):
