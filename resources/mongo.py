@@ -32,8 +32,10 @@ class MongoResource(dg.ConfigurableResource):
         from stripe_platform.settings import load_settings
 
         uri = self.uri or load_settings().need("mongodb_uri")
-        client: MongoClient[dict[str, Any]] = MongoClient(
-            uri, tz_aware=True, appname="stripe-platform", serverSelectionTimeoutMS=SELECTION_TIMEOUT_MS)
+        options: dict[str, Any] = {"tz_aware": True, "appname": "stripe-platform"}
+        if "serverselectiontimeoutms" not in uri.lower():  # an argument would win over the URI
+            options["serverSelectionTimeoutMS"] = SELECTION_TIMEOUT_MS
+        client: MongoClient[dict[str, Any]] = MongoClient(uri, **options)
         with client:
             yield client
 

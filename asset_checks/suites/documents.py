@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asset_checks.judge import ROWS, Check
@@ -110,15 +111,21 @@ def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.Data
         cards = _cards(db, names) if collection == "customer_feedback" else {}
     counts = {}
     for name in names:
-        file = load_settings().landing / collection / f"{name}.jsonl"
         refused = loaded[name]["quarantined"] if name in loaded else 0
         counts[name] = {
             ROWS: standing.get(name, 0), "days_loaded": int(name in loaded),
             "stored_or_refused": standing.get(name, 0) + int(refused),
-            "landed": sum(1 for _ in file.open("rb")) if file.exists() else 0,
+            "landed": _lines(load_settings().landing / collection / f"{name}.jsonl"),
             "undeclared_shapes": shapes.get(name, 0), "card_numbers": cards.get(name, 0),
         }
     return frame(counts)
+
+
+def _lines(file: Path) -> int:
+    if not file.exists():
+        return 0
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _cards(db: Documents, names: Sequence[str]) -> dict[str, int]:

@@ -1,0 +1,269 @@
+"""Every declared check passes on days as they are, and fails on the violation it was made for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+import asset_checks
+from asset_checks.judge import WHOLE, Check, judge
+from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc import snapshots as states
+
+pytestmark = pytest.mark.servers
+ALL = {f"{check.asset.to_user_string()}:{check.name}": check for check in asset_checks.declared()}
+OF_STORES = {label: check for label, check in ALL.items() if not label.startswith("fraud/")}
+ASSETS = {check.asset.to_user_string(): check for check in asset_checks.declared()}
+DAY = "2026-06-02"
+
+UNGUARDED = """
+do $$ declare c record; begin
+    for c in select conname from pg_constraint
+        where conrelid = 'oltp.{0}'::regclass and contype in ('c', 'f') and conparentid = 0
+    loop execute format('alter table oltp.{0} drop constraint %I', c.conname); end loop;
+end $$
+"""
+NAMES = [f"2026-06-0{n}" for n in range(1, 6)]
+
+OLTP = [
+    ("payment_intents", "set amount = -5, amount_received = -5", "no_negative_amounts"),
+    ("payment_intents", "set amount_received = amount + 1", "no_received_beyond_amount"),
+    ("charges", "set amount = -5, amount_captured = -5, amount_refunded = -5", "no_negative_amounts"),
+    ("charges", "set currency = 'zzz'", "no_unknown_currencies"),
+    ("charges", "set amount_captured = amount + 1", "no_captured_beyond_amount"),
+    ("charges", "set amount_refunded = amount_captured + 1", "no_refunded_beyond_capture"),
+    ("charges", "set status = 'failed', amount_captured = 1", "no_failed_but_captured"),
+    ("charges", "set created = created + interval '40 days'", "no_misdated_ids"),
+    ("refunds", "set amount = amount + 100000000", "no_beyond_capture"),
+    ("refunds", "set currency = 'kwd'", "no_other_currency"),
+    ("refunds", "set charge_id = 'ch_none'", "no_without_charge"),
+    ("disputes", "set amount = -1", "no_negative_amounts"),
+    ("disputes", "set currency = 'kwd'", "no_other_currency"),
+    ("disputes", "set charge_id = 'ch_none'", "no_without_charge"),
+]
+
+RAW = "update raw.{0} set {1} where ctid = (select min(ctid) from raw.{0})"
+FACT = "update marts.{0} set {1} where ctid = (select min(ctid) from marts.{0})"
+WAREHOUSE = [
+    ("raw/charges", RAW.format("charges", "amount = -1"), "no_negative_amounts"),
+    ("raw/charges", RAW.format("charges", "currency = 'EURO'"), "no_odd_currencies"),
+    ("raw/charges", RAW.format("charges", "amount_captured = amount + 1"), "no_captured_beyond_amount"),
+    ("raw/charges", RAW.format("charges", "amount_refunded = amount_captured + 1"), "no_refunded_beyond_capture"),
+    ("raw/charges", ("delete from raw.charges where id = (select min(id) from raw.charges "
+     "where _ledger_day = '2026-06-02')"), "rows_scanned_equals_keys_in_the_log"),
+    ("raw/payment_intents", ("insert into raw.payment_intents "
+     "select (jsonb_populate_record(p, '{\"id\": \"pi_x\"}')).* from raw.payment_intents p limit 1"),
+     "rows_scanned_equals_keys_in_the_log"),
+    ("raw/refunds", RAW.format("refunds", "amount = -1"), "no_negative_amounts"),
+    ("raw/disputes", RAW.format("disputes", "currency = null"), "no_odd_currencies"),
+    ("raw/exchange_rates", RAW.format("exchange_rates", "rate = 'NaN'"), "no_odd_rates"),
+    ("raw/charge_outcomes", "alter table raw.charge_outcomes drop constraint charge_outcomes_pkey; alter table "
+     "raw.charge_outcomes alter column charge_id drop not null; " + RAW.format("charge_outcomes", "charge_id = null"),
+     "no_null_keys"),
+    ("marts/fct_charges", ("delete from marts.fct_charges where charge_id = (select min(charge_id) from "
+     "marts.fct_charges where event_day = '2026-06-02')"), "rows_scanned_equals_raw_rows"),
+    ("marts/fct_charges", FACT.format("fct_charges", "amount = amount + 1"), "no_currencies_with_other_sums"),
+    ("marts/fct_charges", FACT.format("fct_charges", "customer_token = null"), "no_gaps"),
+    ("marts/fct_refunds", FACT.format("fct_refunds", "amount = amount - 1"), "no_currencies_with_other_sums"),
+    ("marts/fct_disputes", FACT.format("fct_disputes", "charge_created = null"), "no_gaps"),
+    ("marts/agg_daily_revenue", FACT.format("agg_daily_revenue", "gross = gross + 1, net = net + 1"),
+     "no_currencies_with_other_sums"),
+    ("marts/agg_daily_revenue", FACT.format("agg_daily_revenue", "net = net + 1"), "no_wrong_nets"),
+    ("features/charge", ("delete from features.charge where charge_id = (select min(charge_id) from features.charge "
+     "where event_day = '2026-06-02')"), "rows_scanned_equals_charges"),
+    ("features/charge", ("update features.charge set customer_nb_tx_1d = customer_nb_tx_7d + 1 where charge_id = "
+     "(select min(charge_id) from features.charge where event_day = '2026-06-02')"), "no_shrinking_windows"),
+    ("features/charge", ("update features.charge set customer_nb_tx_30d = null where charge_id = "
+     "(select min(charge_id) from features.charge where event_day = '2026-06-02')"), "no_null_counts"),
+    ("features/charge", ("update features.charge set terminal_risk_7d = 'NaN' where charge_id = "
+     "(select min(charge_id) from features.charge where event_day = '2026-06-02' and terminal_id is not null)"),
+     "no_shares_outside"),
+    ("marts/dim_customer", "insert into marts.dim_customer select * from marts.dim_customer limit 1",
+     "no_repeated_tokens"),
+    ("marts/dim_account", "alter table marts.dim_account add name_ciphertext bytea", "no_ciphertext_columns"),
+    ("marts/dim_date", "delete from marts.dim_date where date_day = '2026-06-02'",
+     "rows_scanned_equals_days_spanned"),
+]
+
+
+class Uncommitted:
+    """A resource whose every connection is one open transaction: what is planted there is never committed."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self.connection = connection
+
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection]:
+        yield self.connection
+
+
+def red(check: Check, stores, rule: str) -> None:
+    """The check fails by that rule on the one day that was touched, and passes the others."""
+    bad = [v for v in judge(check, stores, NAMES if check.partitioned else [WHOLE]) if not v.passed]
+    assert [v.outcome for v in bad] == ["failed"]
+    assert rule in bad[0].reasons
+
+
+@pytest.mark.parametrize("label", OF_STORES)
+def test_days_as_they_are_pass(carried, label):
+    found = carried.judge(OF_STORES[label])
+    assert {key: (v.outcome, v.reasons) for key, v in found.items() if not v.passed} == {}
+
+
+@pytest.mark.parametrize(("table", "change", "rule"), OLTP)
+def test_a_violation_in_the_oltp_turns_its_check_red(carried, table, change, rule):
+    with carried.oltp() as connection:
+        connection.execute(UNGUARDED.format(table))
+        connection.execute(f"update oltp.{table} {change} where id = (select min(id) from oltp.{table})")
+        stores = dataclasses.replace(carried.stores, oltp_resource=Uncommitted(connection))
+        red(ASSETS[f"oltp/{table}"], stores, rule)
+        connection.rollback()
+
+
+def test_a_currency_with_another_exponent_turns_its_check_red(carried):
+    with carried.oltp() as connection:
+        connection.execute("update oltp.currencies set stripe_exponent = 2 where code = 'jpy'")
+        stores = dataclasses.replace(carried.stores, oltp_resource=Uncommitted(connection))
+        verdicts = judge(ASSETS["oltp/currencies"], stores, [DAY])
+        connection.rollback()
+    assert [(v.outcome, v.reasons) for v in verdicts] == [("failed", ("no_other_exponents",))]
+
+
+def test_a_score_written_before_its_charge_turns_its_check_red(carried):
+    with carried.oltp() as connection:
+        connection.execute(
+            "insert into oltp.fraud_assessments select min(id), 'm', .5, 'allow', '2026-06-01 12:00+00' "
+            "from oltp.charges where (created at time zone 'UTC')::date = '2026-06-03'")
+        stores = dataclasses.replace(carried.stores, oltp_resource=Uncommitted(connection))
+        red(ASSETS["oltp/fraud_assessments"], stores, "no_assessed_before_charge")
+        connection.rollback()
+
+
+@pytest.mark.parametrize(("asset", "statement", "rule"), WAREHOUSE)
+def test_a_violation_in_the_warehouse_turns_its_check_red(carried, asset, statement, rule):
+    with carried.warehouse() as connection:
+        connection.execute(statement)
+        stores = dataclasses.replace(carried.stores, warehouse_resource=Uncommitted(connection))
+        red(ASSETS[asset], stores, rule)
+        connection.rollback()
+
+
+def test_a_score_that_the_mart_lost_or_altered_turns_its_check_red(carried):
+    for mart, rule in (("where false", "no_missing_scores"), ("", "no_altered_scores")):
+        with carried.warehouse() as connection:
+            connection.execute(
+                "insert into raw.fraud_assessments (charge_id, model_version, score, _source, _epoch, _commit_lsn,"
+                " _ord, _deleted, _ledger_day) select min(id), 'm', .5, 'oltp', 'e', 1, 1, false, '2026-06-02' "
+                "from raw.charges")
+            connection.execute(
+                f"insert into marts.fct_fraud_scores select charge_id, 'm', .6 from raw.fraud_assessments {mart}")
+            stores = dataclasses.replace(carried.stores, warehouse_resource=Uncommitted(connection))
+            red(ASSETS["marts/fct_fraud_scores"], stores, rule)
+            connection.rollback()
+
+
+@contextmanager
+def replaced(lake, path: str, data: bytes | None) -> Iterator[None]:
+    """Another content at a path of the lake (None: nothing there), put back at the end."""
+    before = lake.read(path)
+    lake.delete(path) if data is None else lake.put(path, data)
+    try:
+        yield
+    finally:
+        lake.put(path, before)
+
+
+def test_an_altered_daily_file_turns_its_check_red(carried):
+    lake = carried.stores.lake()
+    path = dailies.data_path("charges", dailies.dt.date(2026, 6, 2))
+    other = lake.read(dailies.data_path("charges", dailies.dt.date(2026, 6, 1)))
+    with replaced(lake, path, other):
+        red(ASSETS["cdc/charges"], carried.stores, "no_altered_files")
+
+
+def test_a_daily_file_without_a_column_turns_its_check_red(carried):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lake = carried.stores.lake()
+    path = dailies.data_path("refunds", dailies.dt.date(2026, 6, 2))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pq.read_table(pa.BufferReader(lake.read(path))).drop_columns(["amount"]), sink)
+    with replaced(lake, path, sink.getvalue().to_pybytes()):
+        red(ASSETS["cdc/refunds"], carried.stores, "no_columns_missing")
+
+
+def test_a_day_left_open_behind_a_later_one_turns_its_check_red(carried):
+    lake, path = carried.stores.lake(), dailies.manifest_path("disputes", dailies.dt.date(2026, 6, 2))
+    content = json.loads(lake.read(path)) | {"closed": False}
+    with replaced(lake, path, json.dumps(content).encode()):
+        red(ASSETS["cdc/disputes"], carried.stores, "no_left_open")
+
+
+def test_a_missing_daily_file_is_not_evaluated(carried):
+    lake, path = carried.stores.lake(), dailies.data_path("disputes", dailies.dt.date(2026, 6, 2))
+    with replaced(lake, path, None):
+        (verdict,) = judge(ASSETS["cdc/disputes"], carried.stores, [DAY])
+    assert verdict.outcome == "not_evaluated"
+
+
+def test_a_broken_chain_and_a_resized_batch_turn_the_check_of_batches_red(carried):
+    lake = carried.stores.lake()
+    manifest, batch = lake.list("cdc/manifests")[1], lake.list("cdc/batches")[0]
+    with replaced(lake, manifest, lake.read(manifest).replace(b'"changes": ', b'"changes": 1')):
+        (verdict,) = judge(ASSETS["cdc/batches"], carried.stores, [DAY])
+    assert (verdict.outcome, verdict.reasons) == ("failed", ("no_broken_chains",))
+    with replaced(lake, batch, b"short"):
+        verdicts = judge(ASSETS["cdc/batches"], carried.stores, ["2026-06-01"])
+    assert verdicts[0].reasons == ("no_files_missing_or_resized",)
+
+
+def test_a_snapshot_that_lost_rows_turns_its_check_red(carried):
+    lake, path = carried.stores.lake(), states.manifest_path("customers", states.dt.date(2026, 6, 1))
+    content = json.loads(lake.read(path))
+    with replaced(lake, path, json.dumps(content | {"rows": content["rows"] + 1_000}).encode()):
+        verdicts = {v.partition: v for v in judge(ASSETS["snapshots/customers"], carried.stores, ["2026-06-01", DAY])}
+    assert "no_lost_rows" in verdicts[DAY].reasons
+    assert "rows_scanned_equals_manifest_rows" in verdicts["2026-06-01"].reasons
+
+
+@contextmanager
+def altered(database, collection: str, query: dict, change: dict) -> Iterator[str]:
+    """One document changed behind its validator's back, and put back; its id."""
+    before = database[collection].find_one(query)
+    database[collection].update_one({"_id": before["_id"]}, change, bypass_document_validation=True)
+    try:
+        yield before["_id"]
+    finally:
+        database[collection].replace_one({"_id": before["_id"]}, before)
+
+
+@pytest.mark.parametrize(("collection", "query", "change", "rule"), [
+    ("transactions", {}, {"$inc": {"amount": 1}}, "no_currencies_with_other_sums"),
+    ("transactions", {}, {"$set": {"card": "x"}}, "no_undeclared_shapes"),
+    ("transactions", {"status": "succeeded"}, {"$set": {"status": "fraudulent"}}, "no_frauds_without_dispute"),
+    ("transactions", {"status": "fraudulent"}, {"$set": {"status": "succeeded"}}, "no_disputes_unseen"),
+    ("sessions", {}, {"$set": {"card": "x"}}, "no_undeclared_shapes"),
+    ("customer_feedback", {}, {"$set": {"text": "it is 4242 4242 4242 4242"}}, "no_card_numbers"),
+])
+def test_a_violation_in_the_documents_turns_its_check_red(carried, collection, query, change, rule):
+    with carried.stores.mongo() as database, altered(database, collection, {"day": DAY, **query}, change):
+        red(ASSETS[f"documents/{collection}"], carried.stores, rule)
+
+
+@pytest.mark.parametrize(("collection", "rule"), [
+    ("transactions", "rows_scanned_equals_in_the_log"), ("sessions", "stored_or_refused_equals_landed"),
+])
+def test_a_lost_document_turns_its_check_red(carried, collection, rule):
+    with carried.stores.mongo() as database:
+        lost = database[collection].find_one({"day": DAY})
+        database[collection].delete_one({"_id": lost["_id"]})
+        try:
+            red(ASSETS[f"documents/{collection}"], carried.stores, rule)
+        finally:
+            database[collection].insert_one(lost)
