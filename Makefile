@@ -1,5 +1,7 @@
 # Prerequisites: python3 with venv, git, make. Everything else is installed into .venv from a hashed lock.
 PYTHON ?= python3
+# A machine that forbids bytecode files would compile 250 packages anew at every start: ten seconds a command.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
