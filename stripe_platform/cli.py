@@ -232,6 +232,25 @@ def cdc_capture(as_json: Json = False) -> None:
     emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
 
 
+@cdc_app.command("verify")
+def cdc_verify(as_json: Json = False) -> None:
+    """Prove the change log whole: chain, hashes, ordinals, slot. Exit code 1 when it is not."""
+    from dataclasses import asdict
+
+    from stripe_platform import progress
+    from stripe_platform.cdc.verify import verify
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    with progress.enabled():
+        report = verify(load_settings())
+    emit(asdict(report)) if as_json else show(
+        "Change log", [{"what": k, "value": str(v)} for k, v in asdict(report).items() if k != "problems"],
+        note="\n".join(report.problems) or "whole")
+    if not report.whole:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Entry point: one sentence per error, no traceback unless asked."""
     try:
