@@ -60,8 +60,10 @@ def reference(first: Change) -> None:
             if (code, number) != ("usd", 9):
                 first.put("exchange_rates", day=day(number), from_currency=code, to_currency="eur", rate=rate)
     for name in ("a", "b"):
-        first.put("accounts", id=f"acct_{name}", token=f"merchant_{name}", name=f"secret name {name}", country="FR")
-        first.put("customers", id=f"cus_{name}", token=f"payer_{name}", country="FR", currency="eur")
+        first.put("accounts", id=f"acct_{name}", token=f"merchant_{name}", name=f"secret name {name}", country="FR",
+                  created="2025-01-01T00:00:00Z")
+        first.put("customers", id=f"cus_{name}", token=f"payer_{name}", country="FR", currency="eur",
+                  created="2025-01-01T00:00:00Z")
         first.put("payment_methods", id=f"pm_{name}", customer_id=f"cus_{name}", card_brand="visa", card_country="FR",
                   card_funding="credit", card_last4="4242")
 

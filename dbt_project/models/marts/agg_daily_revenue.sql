@@ -2,7 +2,10 @@
     materialized='incremental',
     incremental_strategy='rewrite_days',
     tags=['facts'],
-    indexes=[{'columns': ['event_day']}] if target.type == 'postgres' else none,
+    indexes=[
+        {'columns': ['account_id', 'currency', 'event_day'], 'unique': true},
+        {'columns': ['event_day']},
+    ] if target.type == 'postgres' else none,
 ) }}
 -- The days to rewrite are read from these, in the pre-hook:
 -- depends_on: {{ source('raw', 'charges') }}

@@ -2,7 +2,10 @@
     materialized='incremental',
     incremental_strategy='rewrite_days',
     tags=['scores'],
-    indexes=[{'columns': ['event_day']}] if target.type == 'postgres' else none,
+    indexes=[
+        {'columns': ['charge_id', 'model_version'], 'unique': true},
+        {'columns': ['event_day']},
+    ] if target.type == 'postgres' else none,
 ) }}
 -- The days to rewrite are read from these, in the pre-hook:
 -- depends_on: {{ source('raw', 'fraud_assessments') }}
