@@ -23,8 +23,6 @@ from raw_tables import BOOKKEEPING, Change
 
 from stripe_platform.keys import TABLES
 from stripe_platform.oltp.schema import load_schema
-from stripe_platform.warehouse import dbt_command
-from stripe_platform.warehouse.dbt_args import build_args
 
 TYPES = {"timestamp with time zone": "timestamp_tz", "double precision": "double"}
 
