@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from pymongo import UpdateOne
     from pymongo.collection import Collection
+    from pymongo.errors import BulkWriteError
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -44,12 +45,9 @@ def insert_reporting(
     try:
         collection.insert_many(documents, ordered=False)
     except BulkWriteError as error:
-        # The error's own text quotes the documents: only positions and codes leave this function.
-        errors = [(e["index"], e["code"]) for e in (error.details or {}).get("writeErrors", ())]
-        other = sorted({code for _, code in errors if code not in (DUPLICATE_KEY, INVALID)})
-        if other or not errors:
-            raise DocumentRefusedError(
-                f"the document server refused a batch of {collection.name} (codes {other}): see its log") from None
+        errors = _errors(error)
+        if not errors or any(code not in (DUPLICATE_KEY, INVALID) for _, code in errors):
+            raise _refused(collection, [code for _, code in errors]) from None
         return ([documents[i] for i, code in errors if code == DUPLICATE_KEY],
                 [documents[i] for i, code in errors if code == INVALID])
     return [], []
@@ -71,6 +69,8 @@ def update_all(collection: Collection[Document], updates: Sequence[UpdateOne]) -
 
     A transaction is one wait for the disk: single statements wait once each (measured: six times slower).
     """
+    from pymongo.errors import BulkWriteError
+
     client = collection.database.client
     hello = client.admin.command("hello")
     transactional = "setName" in hello or hello.get("msg") == "isdbgrid"
@@ -78,13 +78,30 @@ def update_all(collection: Collection[Document], updates: Sequence[UpdateOne]) -
     for start in range(0, len(updates), BATCH):
         batch = list(updates[start:start + BATCH])
         send = partial(collection.bulk_write, batch, ordered=False)
-        if transactional:
-            with client.start_session() as session:
-                result = session.with_transaction(lambda s, send=send: send(session=s))  # type: ignore[misc]
-        else:
-            result = send()
+        try:
+            if transactional:
+                with client.start_session() as session:
+                    result = session.with_transaction(lambda s, send=send: send(session=s))  # type: ignore[misc]
+            else:
+                result = send()
+        except BulkWriteError as error:
+            raise _refused(collection, [code for _, code in _errors(error)]) from None
         changed += result.modified_count
     return changed
+
+
+def _errors(error: BulkWriteError) -> list[tuple[int, int]]:
+    """(position, code) of each refusal; the error's own text quotes documents and goes no further."""
+    return [(e["index"], e["code"]) for e in (error.details or {}).get("writeErrors", ())]
+
+
+def _refused(collection: Collection[Document], codes: Sequence[int]) -> DocumentRefusedError:
+    if set(codes) == {INVALID}:
+        return DocumentRefusedError(
+            f"{len(codes)} changes of {collection.name} break its validator: "
+            "the loader and documents/schemas.py disagree, correct the one that is wrong")
+    return DocumentRefusedError(
+        f"the document server refused a batch of {collection.name} (codes {sorted(set(codes))}): see its log")
 
 
 def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
