@@ -18,7 +18,8 @@ FEEDBACK = {"id": "fb_1", "customer": "payer_1", "merchant": "merchant_1", "char
             "channel": "web", "text": "All good.", "created": "2026-06-01T10:00:00.000Z"}
 SESSION = {
     "id": "ses_1", "customer": "payer_1", "merchant": None, "location": {"country": "FR"},
-    "device": {"type": "mobile", "os": "iOS", "browser": "Safari"}, "started_at": "2026-06-01T10:00:00.000Z", "ended_at": "2026-06-01T10:05:00.000Z",
+    "device": {"type": "mobile", "os": "iOS", "browser": "Safari"},
+    "started_at": "2026-06-01T10:00:00.000Z", "ended_at": "2026-06-01T10:05:00.000Z",
     "events": [{"at": "2026-06-01T10:00:00.000Z", "type": "open", "page": "/"}],
 }  # fmt: skip
 
