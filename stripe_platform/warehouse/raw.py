@@ -80,11 +80,11 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
     wanted = [dailies.current(lake, chain, table, day, first_day) for day in sorted(days)]
     report = ApplyReport(table, rows={d.day: d.rows for d in wanted},
                          through_seq={d.day: d.through_seq for d in wanted})
-    with conn.transaction():
+    with conn.transaction():  # one of its own, so that each chunk below commits by itself
         _create(conn, table)
+        standing = _applied(conn, table)
     if wanted:
-        _refuse_gaps(conn, chain, table, wanted[0].day, first_day)
-    standing = _applied(conn, table)
+        _refuse_gaps(standing, chain, table, wanted[0].day, first_day)
     pending = [d for d in wanted if standing.get(d.day) != d.digest]
     with progress.stage(f"apply raw/{table}", sum(d.rows for d in pending)) as advance:
         for chunk in _chunks(pending):
@@ -134,9 +134,8 @@ def _applied(conn: psycopg.Connection, table: str) -> dict[dt.date, str]:
     return dict(conn.execute("select day, digest from raw._applied where table_name = %s", [table]).fetchall())
 
 
-def _refuse_gaps(conn: psycopg.Connection, chain: Chain, table: str, first: dt.date, first_day: dt.date) -> None:
+def _refuse_gaps(standing: dict[dt.date, str], chain: Chain, table: str, first: dt.date, first_day: dt.date) -> None:
     """Every earlier day with changes must stand: an update's unchanged values come from the days before it."""
-    standing = _applied(conn, table)
     for manifest, day in zip(chain.manifests, chain.days, strict=True):
         if day is None or day >= first or not manifest.files_of(table):
             continue
@@ -199,9 +198,12 @@ def _merge(conn: psycopg.Connection, table: str, names: list[str], newest: pa.Ta
     target = sql.Identifier("raw", table)
     rows = _with_fence(newest, names)
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
-    fresh = _beyond(conn, target, key, newest) if not pc.any(pending).as_py() else None
+    fresh = None
+    first = conn.execute(sql.SQL("select 1 from {} limit 1").format(target)).fetchone() is None
+    if not pc.any(pending).as_py():
+        fresh = pa.repeat(pa.scalar(True), rows.num_rows) if first else _beyond(conn, target, key, newest)
     if fresh is not None:
-        _copy(conn, target, rows.filter(fresh))
+        _copy(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
         stage = sql.Identifier("raw", f"_stage_{table}")
@@ -227,9 +229,7 @@ def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
 
 
 def _beyond(conn: psycopg.Connection, target: sql.Identifier, key: Sequence[str], newest: pa.Table) -> pa.Array | None:
-    """Which rows have keys above every key in the table (all of them when it is empty); None when not decidable."""
-    if conn.execute(sql.SQL("select 1 from {} limit 1").format(target)).fetchone() is None:
-        return pa.repeat(pa.scalar(True), newest.num_rows)
+    """Which rows have keys above every key in the table; None when that is not decidable."""
     if len(key) > 1 or newest.schema.field(key[0]).type != pa.string():
         return None
     highest = conn.execute(sql.SQL("select max({}) from {}").format(sql.Identifier(key[0]), target)).fetchone()
@@ -237,16 +237,21 @@ def _beyond(conn: psycopg.Connection, target: sql.Identifier, key: Sequence[str]
     return pc.greater(newest[key[0]], highest[0])  # both sides compare bytes: the key's collation is "C"
 
 
-def _copy(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table) -> None:
-    """COPY as CSV: Arrow quotes every text and leaves NULL bare, exactly as PostgreSQL reads it."""
+def _copy(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table, *, first: bool = False) -> None:
+    """COPY as CSV: Arrow quotes every text and leaves NULL bare, exactly as PostgreSQL reads it.
+
+    `first`: the table is empty; truncated in the same transaction it needs no log and its rows are born frozen.
+    """
     if not rows.num_rows:
         return
+    if first:
+        conn.execute(sql.SQL("truncate {}").format(target))
     for n, column in enumerate(rows.schema):
         if pa.types.is_binary(column.type):
             texts = [None if v is None else "\\x" + v.hex() for v in rows[column.name].to_pylist()]
             rows = rows.set_column(n, column.name, pa.array(texts, pa.string()))
-    statement = sql.SQL("copy {} ({}) from stdin (format csv)").format(
-        target, sql.SQL(", ").join(map(sql.Identifier, rows.column_names)))
+    statement = sql.SQL("copy {} ({}) from stdin (format csv, freeze {})").format(
+        target, sql.SQL(", ").join(map(sql.Identifier, rows.column_names)), sql.SQL("on" if first else "off"))
     options = pa_csv.WriteOptions(include_header=False, batch_size=COPY_BATCH)
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
         for start in range(0, rows.num_rows, COPY_BATCH):

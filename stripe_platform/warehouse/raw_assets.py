@@ -26,6 +26,10 @@ FENCE_COLUMNS = (
 )
 
 
+class UnsupportedWarehouseError(RuntimeError):
+    """The warehouse of this deployment has no loader yet."""
+
+
 def _columns(table: str) -> dg.TableSchema:
     own = load_schema()[table]
     return dg.TableSchema([
@@ -48,6 +52,10 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
     def loaded(
         context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource,
     ) -> Iterator[dg.MaterializeResult]:
+        if warehouse.kind != "postgres":
+            raise UnsupportedWarehouseError(
+                f"raw tables are loaded into PostgreSQL only, this deployment's warehouse is {warehouse.kind}: set"
+                " STRIPE_PLATFORM_WAREHOUSE=postgres")
         days, opened = days_of(context), lake.open()
         chain, first_day = Chain.load(opened), load_settings().first_day
         chosen = sorted(k.path[-1] for k in context.selected_asset_keys)
