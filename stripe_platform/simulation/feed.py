@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import psycopg
 
 from stripe_platform.keyring import open_keyring
-from stripe_platform.oltp.bulk import is_loaded, load_day
+from stripe_platform.oltp.bulk import DayRows, is_loaded, load_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, observe
 from stripe_platform.settings import Settings
 from stripe_platform.simulation.days import Days
@@ -27,6 +28,8 @@ class SimulatedFeed:
         self._settings = settings
         self.options = options
         self._extra = frozenset(extra)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="simulation")
+        self._ahead: dict[dt.date, Future[DayRows]] = {}
 
     @property
     def digest(self) -> str:
@@ -55,5 +58,14 @@ class SimulatedFeed:
             if day in self.business and not stands:
                 # Before the commit: a killed run repeats both, and a committed day always has its files.
                 land(self.days, day, self._settings.landing)
-            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self.days.rows(day))
+            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(day))
+
+    def _rows(self, day: dt.date) -> DayRows:
+        """The day's rows; the next day's are made meanwhile, while the server checks its keys."""
+        made = self._ahead.pop(day, None)
+        rows = self.days.rows(day) if made is None else made.result()
+        following = day + dt.timedelta(days=1)
+        if following in self.calendar():
+            self._ahead = {following: self._worker.submit(self.days.rows, following)}
+        return rows
 
