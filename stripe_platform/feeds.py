@@ -91,12 +91,13 @@ def simulate(settings: Settings, day: dt.date | None = None, **options: Any) -> 
     `options` as for `FeedSpec.simulated`; they must repeat those of a folder that is simulated already.
     """
     spec = remembered(settings)
-    if spec is None or options:
+    if spec is None:
         spec = FeedSpec.simulated(**options)
         spec.remember(settings)
-        spec = remembered(settings) or spec
     if spec.kind != "simulated":
         raise FeedError(f"{settings.home} lives on files: set STRIPE_PLATFORM_HOME to a new folder to simulate")
+    if options:
+        FeedSpec.simulated(**{**_typed(spec), **options}).remember(settings)  # refuses what differs
     calendar = build(spec, settings).calendar()
     assert calendar is not None  # noqa: S101 - a simulation has a calendar
     if day is None:
@@ -124,8 +125,7 @@ def build(spec: FeedSpec, settings: Settings) -> Feed:
         from stripe_platform.simulation.feed import SimulatedFeed
         from stripe_platform.simulation.world import Options
 
-        options["first_day"] = dt.date.fromisoformat(options["first_day"])
-        return SimulatedFeed(settings, Options(**options), tuple(dt.date.fromisoformat(d) for d in spec.extra))
+        return SimulatedFeed(settings, Options(**_typed(spec)), tuple(dt.date.fromisoformat(d) for d in spec.extra))
     if spec.kind == "file":
         from stripe_platform.ingest.transactions_file import FileFeed
 
@@ -141,6 +141,10 @@ class FeedResource(dg.ConfigurableResource):
 
     def feed(self) -> Feed:
         return current_feed(load_settings())
+
+
+def _typed(spec: FeedSpec) -> dict[str, Any]:
+    return {**spec.options, "first_day": dt.date.fromisoformat(spec.options["first_day"])}
 
 
 def _save(settings: Settings, spec: FeedSpec) -> None:

@@ -193,6 +193,9 @@ def test_simulating_on_brings_the_day_after_the_last_closed_with_charges(oltp: S
     assert simulate(oltp).rows["charges"] > 0
     third = simulate(oltp)
     assert (third.day, third.rows["charges"] > 0) == (FIRST + dt.timedelta(days=2), True)
+    with pytest.raises(FeedError, match="already lives on another"):
+        simulate(oltp, seed=1)
+    assert simulate(oltp, per_day=100).day == FIRST + dt.timedelta(days=3)
     with pytest.raises(FeedError, match="lies before"):
         simulate(oltp, FIRST - dt.timedelta(days=1))
 
