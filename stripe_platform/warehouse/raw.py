@@ -31,7 +31,6 @@ from stripe_platform.settings import load_settings
 CHUNK_ROWS = 400_000
 COPY_BATCH = 16_384  # rows per CSV block
 ANALYZE_FROM = 5_000  # rows; the planner's first statistics decide how marts join
-FENCE = ("_source", "_epoch", "_commit_lsn", "_ord", "_deleted", "_ledger_day")
 _APPLIED = """
 create table if not exists raw._applied (
     table_name text not null,
@@ -194,8 +193,7 @@ def _truncate(conn: psycopg.Connection, table: str, cut: fold.Truncation) -> Non
 
 def _merge(conn: psycopg.Connection, table: str, names: list[str], newest: pa.Table) -> int:
     """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict."""
-    key = dailies.key_of(table)
-    target = sql.Identifier("raw", table)
+    key, target, applied = dailies.key_of(table), sql.Identifier("raw", table), newest.num_rows
     rows = _with_fence(newest, names)
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
     fresh = None
@@ -215,12 +213,12 @@ def _merge(conn: psycopg.Connection, table: str, names: list[str], newest: pa.Ta
             _resolve(conn, table, stage, target, key, origins, newest.filter(pending))
         _upsert(conn, stage, target, key, rows.column_names)
         conn.execute(sql.SQL("drop table {}").format(stage))
-    return newest.num_rows + (pc.sum(fresh).as_py() or 0 if fresh is not None else 0)
+    return applied
 
 
 def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
-    known = [name if name in newest.column_names else None for name in names]
-    arrays = [newest[name] if name else pa.nulls(newest.num_rows, pa.string()) for name in known]
+    nulls = pa.nulls(newest.num_rows, pa.string())
+    arrays = [newest[name] if name in newest.column_names else nulls for name in names]
     fence = {
         "_source": newest["_source"], "_epoch": newest["_epoch"], "_commit_lsn": newest["_commit_lsn"],
         "_ord": newest["_ord"], "_deleted": pc.equal(newest["_op"], "d"), "_ledger_day": newest["_ledger_day"],
@@ -264,9 +262,9 @@ def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target
              origins: list[str], pending: pa.Table) -> None:
     """Fill values that changes left out from the rows as they stand, found under the key they had then."""
     wanted = set(pc.list_flatten(pending[fold.PENDING]).unique().to_pylist())
+    lists = pending[fold.PENDING].to_pylist()
     marks = pa.table({name: pending[name] for name in (*key, *origins)} | {
-        f"_left_{n}": [name in left for left in pending[fold.PENDING].to_pylist()]
-        for n, name in enumerate(sorted(wanted))})
+        f"_left_{n}": [name in left for left in lists] for n, name in enumerate(sorted(wanted))})
     own = sql.SQL(", ").join(map(sql.Identifier, key))
     conn.execute(sql.SQL("create temp table _left on commit drop as select {}, {} from {} limit 0").format(
         own, sql.SQL(", ").join(sql.SQL("{} as {}").format(sql.Identifier(k), sql.Identifier(o))

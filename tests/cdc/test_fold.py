@@ -76,7 +76,7 @@ def content(state: pa.Table) -> dict[str, tuple[str, str]]:
     return {r["id"]: (r["a"], r["b"]) for r in state.to_pylist()}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(histories())
 def test_folding_day_by_day_gives_the_state_that_the_source_had(history):
     state = STATE.empty_table()
@@ -86,7 +86,7 @@ def test_folding_day_by_day_gives_the_state_that_the_source_had(history):
         assert state["id"].to_pylist() == sorted(expected)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(histories())
 def test_folding_all_days_at_once_gives_the_same_rows_as_day_by_day(history):
     single = STATE.empty_table()

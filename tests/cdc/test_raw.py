@@ -49,8 +49,8 @@ def raw_connection(source, warehouse):
 
 
 def random_day(connection: psycopg.Connection, dice: random.Random, day: dt.date) -> None:
-    """Sixty statements on accounts and rates: long texts left out of updates, key changes, deletes, truncates."""
-    for n in range(60):
+    """Forty statements on accounts and rates: long texts left out of updates, key changes, deletes, truncates."""
+    for n in range(40):
         known = [r[0] for r in connection.execute("select id from oltp.accounts order by id")]
         new = account_id(dice.randrange(10**12))
         kind = dice.choice("iiiuuuukd") if known else "i"
