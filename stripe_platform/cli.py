@@ -179,12 +179,12 @@ def demo(
     """
     from stripe_platform import demo as main_job
     from stripe_platform.feeds import FeedSpec
+    from stripe_platform.settings import FIRST_DAY
 
     if source:
         spec = FeedSpec.file(source, start=start, days=days, currency=currency)
     else:
-        first = {"first_day": start} if start else {}
-        spec = FeedSpec.simulated(seed=seed, days=days or 28, per_day=per_day, **first)
+        spec = FeedSpec.simulated(seed=seed, days=days or 28, per_day=per_day, first_day=start or FIRST_DAY)
     report = main_job.run(spec)
     if as_json:
         emit(report)

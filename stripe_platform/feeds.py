@@ -19,7 +19,7 @@ import psycopg
 
 from stripe_platform.oltp.calendar import last_closed_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, Feed, ObservedFeed
-from stripe_platform.settings import Settings, load_settings
+from stripe_platform.settings import FIRST_DAY, Settings, load_settings
 
 
 class FeedError(RuntimeError):
@@ -36,7 +36,7 @@ class FeedSpec:
 
     @classmethod
     def simulated(
-        cls, *, seed: int = 0, first_day: dt.date = dt.date(2026, 6, 1), days: int = 28, per_day: int = 9_600,
+        cls, *, seed: int = 0, first_day: dt.date = FIRST_DAY, days: int = 28, per_day: int = 9_600,
         dispute_lag_days: int = 14,
     ) -> FeedSpec:
         """A fixed past calendar of simulated payments."""

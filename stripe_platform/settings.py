@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+FIRST_DAY = dt.date(2026, 6, 1)  # simulated calendars are fixed and past: tomorrow's demo gives today's hashes
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
 
     cdc_slot: str = "stripe_platform"
     cdc_publication: str = "stripe_platform"
-    first_day: dt.date = dt.date(2026, 6, 1)  # first daily partition of this deployment
+    first_day: dt.date = FIRST_DAY  # first daily partition of this deployment
 
     snowflake_account: str | None = None
     snowflake_user: str | None = None

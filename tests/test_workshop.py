@@ -52,16 +52,19 @@ def test_both_dbt_adapters_are_targets_of_the_one_project(adapter):
     assert adapter in {output["type"] for output in profile["outputs"].values()}
 
 
+def _tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
 def test_the_top_level_is_as_listed():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    top = {name.split("/")[0] for name in tracked if name}
+    top = {name.split("/")[0] for name in _tracked()}
     assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL | BESIDE
     assert top >= TOP_LEVEL
 
 
 def test_no_tracked_file_is_large_or_names_an_index_or_a_machine():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in filter(None, tracked):
+    for name in _tracked():
         content = (ROOT / name).read_bytes()
         assert len(content) < 2_000_000, name
         assert b"index" + b"-url" not in content or name in {"Makefile"}, name

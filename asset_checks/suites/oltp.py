@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from asset_checks.judge import Check
+from asset_checks.judge import PARTITION, Check
 from asset_checks.rules import none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import counted
+from stripe_platform.fraud.model import assessed_days
 from stripe_platform.keys import TABLES, key
 from stripe_platform.money import THREE_DECIMAL, ZERO_DECIMAL
 from stripe_platform.oltp.calendar import SOURCE
@@ -122,7 +123,33 @@ cross join lateral (
 
 def _scores(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     with stores.oltp() as connection:
-        return counted(connection, _SCORES, days, source=SOURCE)
+        found = counted(connection, _SCORES, days, source=SOURCE)
+        versions = dict(connection.execute(_VERSIONS, {"days": list(days)}).fetchall())
+    return found.assign(charges_left_out=[
+        _left_out(stores, versions[day]) if day in versions else 0 for day in found[PARTITION]])
+
+
+# By day, the versions that wrote on it with all their scores: a batch repeated on a later day writes only the rest.
+_VERSIONS = """
+select s.day::text, jsonb_object_agg(s.model_version,
+    (select count(*) from oltp.fraud_assessments a where a.model_version = s.model_version))
+from (
+    select distinct (assessed_at at time zone 'UTC')::date as day, model_version from oltp.fraud_assessments
+    where (assessed_at at time zone 'UTC')::date = any(%(days)s::date[])
+) s group by s.day
+"""
+
+
+def _left_out(stores: Stores, scored: Mapping[str, int]) -> int:
+    """Charges of the models' test days without a score, or scores beyond them."""
+    difference = 0
+    for version, rows in scored.items():
+        first, last = assessed_days(stores.models().load(version).signature)
+        with stores.warehouse() as connection:
+            row = connection.execute(
+                "select count(*) from features.charge where event_day between %s and %s", [first, last]).fetchone()
+        difference += abs(rows - (row[0] if row else 0))
+    return difference
 
 
 CHECKS = [
@@ -133,7 +160,8 @@ CHECKS = [
         _exponents, none_of("other_exponents")),
     Check(
         key("oltp", "fraud_assessments"), "scores_are_probabilities",
-        "Scores written on the day lie in [0, 1], follow their charge, and come from one model.",
-        _scores, none_of("scores_outside", "without_charge", "assessed_before_charge", "mixed_models"),
+        "Scores written on the day lie in [0, 1], follow their charge, come from one model and leave no charge out.",
+        _scores, none_of("scores_outside", "without_charge", "assessed_before_charge", "mixed_models",
+                         "charges_left_out"),
         {"days_closed": 1}),
 ]

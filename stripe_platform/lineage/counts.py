@@ -23,7 +23,8 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
         counted["marts"] = {name: _count(warehouse, "marts", name) for name in MARTS}
         counted["features"] = {"charge": _count(warehouse, "features", "charge")}
     counted["marts"]["charges"] = counted["marts"].pop("fct_charges")
-    with MongoClient(settings.need("mongodb_uri")) as client:
+    client: MongoClient[dict[str, object]] = MongoClient(settings.need("mongodb_uri"))
+    with client:
         database = client[settings.mongodb_database]
         counted["documents"] = {name: database[name].count_documents({}) for name in keys.COLLECTIONS}
     counted["documents"]["charges"] = counted["documents"].pop("transactions")

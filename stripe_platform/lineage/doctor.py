@@ -46,7 +46,9 @@ def store_problems(settings: Settings) -> list[str]:
             found.append(f"{name} does not answer ({type(error).__name__}): run `stripe-platform up`")
     if settings.mongodb_uri is not None:
         try:
-            with MongoClient(settings.need("mongodb_uri"), serverSelectionTimeoutMS=3000) as client:
+            client: MongoClient[dict[str, object]]
+            client = MongoClient(settings.need("mongodb_uri"), serverSelectionTimeoutMS=3000)
+            with client:
                 client.admin.command("ping")
         except PyMongoError as error:
             found.append(f"the document server does not answer ({type(error).__name__}): run `stripe-platform up`")

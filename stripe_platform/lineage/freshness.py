@@ -18,7 +18,7 @@ def freshness(defs: dg.Definitions, instance: dg.DagsterInstance, closed: dt.dat
     """One row per asset: newest partition, days behind `closed`, state in fresh|late|failed; worst first."""
     graph = defs.get_repository_def().asset_graph
     rows = []
-    for key in sorted(graph.executable_asset_keys, key=lambda k: k.path):
+    for key in sorted(graph.executable_asset_keys, key=lambda k: k.to_user_string()):
         node = graph.get(key)
         if node.partitions_def is None:
             newest = _written_on(instance, key)
