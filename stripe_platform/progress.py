@@ -33,6 +33,11 @@ def enabled() -> Iterator[None]:
             _live = previous
 
 
+def drawing() -> bool:
+    """Whether bars are being drawn: whoever prints lines of its own should then keep them back."""
+    return _live is not None
+
+
 @contextmanager
 def stage(label: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
     """One bar; yields `advance(amount)`. Without `enabled()` around it, advancing does nothing."""

@@ -9,16 +9,17 @@ import datetime as dt
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DbtCliResource, dbt_assets
+from dagster_dbt import DbtCliInvocation, DbtCliResource, dbt_assets
 from psycopg import sql
 
 from resources.warehouse import WarehouseResource
 from stripe_platform.partitions import DAILY, SINGLE_RUN, days_of
-from stripe_platform.progress import stage
+from stripe_platform.progress import drawing, stage
 from stripe_platform.settings import load_settings
 from stripe_platform.warehouse.certify import certified
 from stripe_platform.warehouse.dbt_args import build_args
@@ -55,13 +56,27 @@ def _build(
         started = time.monotonic()
         invocation = dbt.cli(build_args(days, full_refresh=config.full_refresh), context=context, target_path=folder)
         with stage(f"dbt {tag}", total=len(models)) as advance:
-            for event in invocation.stream():
+            for event in _read(invocation):
                 if isinstance(event, dg.Output):
                     advance(1)
                     event = event.with_metadata({**event.metadata, **_figures(warehouse, event, days)})
                 yield event
         context.log.info("dbt %s: %d models in %.1f s", tag, len(models), time.monotonic() - started)
     shutil.rmtree(folder)  # kept, with dbt's log, only when something failed
+
+
+def _read(invocation: DbtCliInvocation) -> Iterator[Any]:
+    """The invocation's events. dagster-dbt prints dbt's lines as it reads: for a run's logs, not between bars."""
+    if not drawing():
+        yield from invocation.stream()
+        return
+    events = iter(invocation.stream())
+    while True:
+        with redirect_stdout(StringIO()):
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
 
 
 def _figures(

@@ -41,6 +41,9 @@ class WarehouseDbt(DbtCliResource):
         """As in dagster-dbt; a server that died is forgotten, so that the command runs without it."""
         if self._warm is not None and not self._warm.running():
             os.environ.pop(SERVER, None)
+            dg.get_dagster_logger().warning("dbt starts without its warm server, which ended: %s", self._warm.words())
+            self._warm.close()
+            self._warm = None
         return super().cli(args, **options)
 
     @property

@@ -30,15 +30,20 @@ class WarmDbt:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="dbt-"))  # mode 0700: only this user may send commands
         self.socket = self._folder / "s"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "stripe_platform.warehouse.dbt_server", str(self.socket)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        )
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "stripe_platform.warehouse.dbt_server", str(self.socket)],
+                stdin=subprocess.PIPE, stdout=log, stderr=log,
+            )
 
     @property
     def address(self) -> str:
         """Value of the variable `SERVER`."""
         return f"{self.socket}:{self._process.pid}"
+
+    def words(self) -> str:
+        """The last lines the server wrote: why it ended, when it did."""
+        return (self._folder / "log").read_text(errors="replace")[-1000:].strip()
 
     def running(self) -> bool:
         return self._process.poll() is None
