@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -42,17 +43,17 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     names = [day.isoformat() for day in days]
     with stores.mongo() as db:
         loaded = _loaded_days(db, "transactions")
-        standing = _standing(db, names)
-        bad = _violations(db, names)
+        standing, broken = _standing(db, names)
+        unguarded = _unguarded(db, "transactions")
     expected = _expected(stores, loaded, names)
     counts = {}
     for name in names:
         here, there = _of_day(standing, name), _of_day(expected, name)
         counts[name] = {
             ROWS: sum(row[0] for row in here.values()), "in_the_log": sum(row[0] for row in there.values()),
-            "days_loaded": int(name in loaded), "collection_filled": int(bool(standing) or bool(loaded)),
+            "days_loaded": int(name in loaded), "validators_out_of_force": unguarded,
             "currencies_with_other_sums": sum(here.get(c) != there.get(c) for c in here.keys() | there.keys()),
-            **{rule: found.get(name, 0) for rule, found in bad.items()},
+            **{rule: broken.get((name, rule), 0) for rule in _BROKEN},
         }
     return frame(counts)
 
@@ -65,14 +66,38 @@ def _loaded_days(db: Documents, collection: str) -> dict[str, dict[str, Any]]:
     return {row["day"]: row for row in db[LOADS].find({"collection": collection})}
 
 
-def _standing(db: Documents, names: Sequence[str]) -> Sums:
-    rows = db["transactions"].aggregate([
+def _unguarded(db: Documents, collection: str) -> int:
+    """1 where the server does not refuse what the declaration forbids. Judging every document again costs as much as
+    loading them; the server judged each one when it came."""
+    (found,) = db.list_collections(filter={"name": collection}) or ({},)
+    options = found.get("options", {})
+    in_force = (options.get("validator") == DATA[collection].validator
+                and options.get("validationAction", "error") == "error"
+                and options.get("validationLevel", "strict") == "strict")
+    return int(not in_force)
+
+
+_BROKEN = {
+    "frauds_without_dispute": [{"$eq": ["$status", "fraudulent"]}, {"$ne": ["$dispute.reason", "fraudulent"]}],
+    "disputes_unseen": [{"$ne": ["$dispute", None]},
+                        {"$not": [{"$in": ["$status", ["disputed", "failed", "fraudulent"]]}]}],
+}
+
+
+def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str, str], int]]:
+    """What stands by day and currency, and by (day, rule) how many documents contradict themselves, in one reading."""
+    rows = list(db["transactions"].aggregate([
         {"$match": {"day": {"$in": list(names)}}},
         {"$group": {"_id": {"day": "$day", "currency": "$currency"}, "n": {"$sum": 1}, "amount": {"$sum": "$amount"},
-                    "refunded": {"$sum": "$amount_refunded"}}},
-    ])
-    return {(row["_id"]["day"], row["_id"]["currency"]): (row["n"], int(row["amount"]), int(row["refunded"]))
+                    "refunded": {"$sum": "$amount_refunded"},
+                    **{rule: {"$sum": {"$cond": [{"$and": all_of}, 1, 0]}} for rule, all_of in _BROKEN.items()}}},
+    ]))
+    sums = {(row["_id"]["day"], row["_id"]["currency"]): (row["n"], int(row["amount"]), int(row["refunded"]))
             for row in rows}
+    broken: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        broken.update({(row["_id"]["day"], rule): row[rule] for rule in _BROKEN})
+    return sums, broken
 
 
 def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str]) -> Sums:
@@ -84,16 +109,6 @@ def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str]) -> S
         rows = duck.execute(_EXPECTED, {
             "files": change_files(stores.lake(), "charges", days), "days": list(names)}).fetchall()
     return {(day, currency): (n, int(amount), int(refunded)) for day, currency, n, amount, refunded in rows}
-
-
-def _violations(db: Documents, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Documents by day that break what the validator and the loader promise, by rule."""
-    conditions: dict[str, dict[str, Any]] = {
-        "undeclared_shapes": {"$nor": [DATA["transactions"].validator]},
-        "frauds_without_dispute": {"status": "fraudulent", "dispute.reason": {"$ne": "fraudulent"}},
-        "disputes_unseen": {"dispute": {"$ne": None}, "status": {"$nin": ["fraudulent", "disputed", "failed"]}},
-    }
-    return {rule: _count(db, "transactions", names, condition) for rule, condition in conditions.items()}
 
 
 def _count(db: Documents, collection: str, names: Sequence[str], condition: dict[str, Any]) -> dict[str, int]:
@@ -108,6 +123,7 @@ def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.Data
         loaded = _loaded_days(db, collection)
         standing = _count(db, collection, names, {})
         shapes = _count(db, collection, names, {"$nor": [DATA[collection].validator]})
+        unguarded = _unguarded(db, collection)
         cards = _cards(db, names) if collection == "customer_feedback" else {}
     counts = {}
     for name in names:
@@ -116,7 +132,8 @@ def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.Data
             ROWS: standing.get(name, 0), "days_loaded": int(name in loaded),
             "stored_or_refused": standing.get(name, 0) + int(refused),
             "landed": _lines(load_settings().landing / collection / f"{name}.jsonl"),
-            "undeclared_shapes": shapes.get(name, 0), "card_numbers": cards.get(name, 0),
+            "undeclared_shapes": shapes.get(name, 0), "validators_out_of_force": unguarded,
+            "card_numbers": cards.get(name, 0),
         }
     return frame(counts)
 
@@ -139,15 +156,16 @@ def _cards(db: Documents, names: Sequence[str]) -> dict[str, int]:
 CHECKS = [
     Check(
         key("documents", "transactions"), "documents_are_the_logs_charges",
-        "One document for each charge of the day, amounts equal to the log per currency, no undeclared field.",
+        "One document per charge of the day, the log's sums per currency, and a server that refuses undeclared fields.",
         _transactions,
-        (equal(ROWS, "in_the_log"), *none_of("currencies_with_other_sums", "undeclared_shapes",
-                                             "frauds_without_dispute", "disputes_unseen")),
-        {"days_loaded": 1, "collection_filled": 1}),
+        (equal(ROWS, "in_the_log"), *none_of("currencies_with_other_sums", "validators_out_of_force",
+                                             *_BROKEN)),
+        {"days_loaded": 1}),
     *(Check(
         key("documents", name), "landed_records_are_stored_or_refused",
         "Every line of the landed file is a document or stands in quarantine; no undeclared field, no card number.",
         partial(_landed, name),
-        (equal("stored_or_refused", "landed"), *none_of("undeclared_shapes", "card_numbers")),
+        (equal("stored_or_refused", "landed"),
+         *none_of("undeclared_shapes", "validators_out_of_force", "card_numbers")),
         {"days_loaded": 1}) for name in ("sessions", "customer_feedback")),
 ]

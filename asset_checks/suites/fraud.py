@@ -31,7 +31,7 @@ def _model(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
         ROWS: rows, "training_rows": signature["rows"]["training"], "test_frauds": frauds,
         "metrics_not_finite": sum(not math.isfinite(value) for value in metrics.values()),
         "metrics_outside": sum(not 0 <= value <= 1 for value in metrics.values()),
-        "no_better_than_chance": int(not (precision > frauds / rows and auc > 0.5)),
+        "chance_or_worse": int(not (precision > frauds / rows and auc > 0.5)),
         "too_good_to_be_true": int(precision > LEAKAGE_ALARM and frauds >= FRAUDS_FOR_THE_ALARM),
         "other_feature_sets": int(signature["feature_set_hash"] != feature_set_hash()),
     }})
@@ -41,7 +41,7 @@ CHECKS = [
     Check(
         key("fraud", "model"), "figures_are_plausible",
         "Metrics are finite, better than chance, below the leakage alarm, of the declared feature set.",
-        _model, none_of("metrics_not_finite", "metrics_outside", "no_better_than_chance", "too_good_to_be_true",
+        _model, none_of("metrics_not_finite", "metrics_outside", "chance_or_worse", "too_good_to_be_true",
                         "other_feature_sets"),
         {ROWS: 1, "training_rows": 1, "test_frauds": 1}, partitioned=False),
 ]

@@ -53,9 +53,6 @@ def record(
 
 def count_by_day(db: Documents, collection: str, days: Sequence[dt.date]) -> dict[str, int]:
     """Documents per event day, 0 for a day without any."""
-    names = [day.isoformat() for day in days]
-    counted = db[collection].aggregate([
-        {"$match": {"day": {"$gte": names[0], "$lte": names[-1]}}},
-        {"$group": {"_id": "$day", "n": {"$sum": 1}}},
-    ])
-    return dict.fromkeys(names, 0) | {row["_id"]: row["n"] for row in counted if row["_id"] in names}
+    # The plain command answers from the index; an aggregation reads every document on the embedded server.
+    return {
+        day.isoformat(): int(db.command("count", collection, query={"day": day.isoformat()})["n"]) for day in days}

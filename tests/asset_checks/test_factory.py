@@ -66,6 +66,20 @@ class Ran:
 
 
 @pytest.fixture
+def run():
+    """Makes runs; their instances are disposed of at the end."""
+    made: list[Ran] = []
+
+    def go(check: Check, first: str, last: str) -> Ran:
+        made.append(Ran(check, first, last))
+        return made[-1]
+
+    yield go
+    for ran in made:
+        ran.instance.dispose()
+
+
+@pytest.fixture
 def verdicts(warehouse: Settings) -> psycopg.Connection:
     bootstrap(warehouse)
     with psycopg.connect(warehouse.need("warehouse_dsn"), autocommit=True) as connection:
@@ -76,8 +90,8 @@ def stored(connection: psycopg.Connection) -> dict[str, str]:
     return dict(connection.execute("select partition, outcome from ops.check_verdicts").fetchall())
 
 
-def test_a_good_range_passes_with_an_evaluation_per_day_and_a_summary(verdicts):
-    ran = Ran(made(set()), "2026-06-01", "2026-06-03")
+def test_a_good_range_passes_with_an_evaluation_per_day_and_a_summary(run, verdicts):
+    ran = run(made(set()), "2026-06-01", "2026-06-03")
     assert ran.result.success
     assert ran.mart_ran
     assert [(e.partition, e.passed) for e in ran.evaluations] == [
@@ -86,8 +100,8 @@ def test_a_good_range_passes_with_an_evaluation_per_day_and_a_summary(verdicts):
     assert set(stored(verdicts).values()) == {"passed"}
 
 
-def test_a_bad_day_stops_what_comes_after_and_a_later_run_too(verdicts):
-    ran = Ran(made({"2026-06-02"}), "2026-06-01", "2026-06-03")
+def test_a_bad_day_stops_what_comes_after_and_a_later_run_too(run, verdicts):
+    ran = run(made({"2026-06-02"}), "2026-06-01", "2026-06-03")
     assert not ran.result.success
     assert not ran.mart_ran
     assert stored(verdicts) == {"2026-06-01": "passed", "2026-06-02": "failed", "2026-06-03": "passed"}
@@ -96,41 +110,41 @@ def test_a_bad_day_stops_what_comes_after_and_a_later_run_too(verdicts):
         certified(verdicts, [RAW], [dt.date(2026, 6, 2)])
 
 
-def test_what_could_not_be_evaluated_stops_what_comes_after(verdicts):
-    ran = Ran(made(set(), raises=True), "2026-06-01", "2026-06-02")
+def test_what_could_not_be_evaluated_stops_what_comes_after(run, verdicts):
+    ran = run(made(set(), raises=True), "2026-06-01", "2026-06-02")
     assert not ran.result.success
     assert not ran.mart_ran
     assert set(stored(verdicts).values()) == {"not_evaluated"}
     assert ran.evaluations[-1].metadata["not_evaluated"].value == 2
 
 
-def test_a_failure_that_does_not_block_lets_the_run_go_on_and_is_recorded(verdicts):
-    ran = Ran(made({"2026-06-01"}, blocking=False), "2026-06-01", "2026-06-02")
+def test_a_failure_that_does_not_block_lets_the_run_go_on_and_is_recorded(run, verdicts):
+    ran = run(made({"2026-06-01"}, blocking=False), "2026-06-01", "2026-06-02")
     assert ran.result.success
     assert ran.mart_ran
     assert stored(verdicts)["2026-06-01"] == "failed"
 
 
-def test_a_good_day_does_not_hide_a_bad_one_before_it(verdicts):
-    ran = Ran(made({"2026-06-01"}), "2026-06-01", "2026-06-03")
+def test_a_good_day_does_not_hide_a_bad_one_before_it(run, verdicts):
+    ran = run(made({"2026-06-01"}), "2026-06-01", "2026-06-03")
     (newest,) = ran.instance.event_log_storage.get_latest_asset_check_execution_by_key(
         [dg.AssetCheckKey(RAW, "sound")]).values()
     assert newest.status.value == "FAILED"
     assert [e.partition for e in ran.evaluations if not e.passed] == ["2026-06-01", None]
 
 
-def test_a_long_range_writes_a_bounded_number_of_events_and_every_verdict(verdicts):
-    ran = Ran(made(set()), "2026-03-01", "2026-06-08")
+def test_a_long_range_writes_a_bounded_number_of_events_and_every_verdict(run, verdicts):
+    ran = run(made(set()), "2026-03-01", "2026-06-08")
     assert len(ran.evaluations) == 1
     assert len(stored(verdicts)) == 100
     bad = {(dt.date(2026, 3, 1) + dt.timedelta(days=n)).isoformat() for n in range(60)}
-    ran = Ran(made(bad), "2026-03-01", "2026-06-08")
+    ran = run(made(bad), "2026-03-01", "2026-06-08")
     assert len(ran.evaluations) == MAX_PARTITION_EVENTS + 1
     assert sum(outcome == "failed" for outcome in stored(verdicts).values()) == 60
 
 
-def test_no_value_reaches_events_verdicts_or_logs(verdicts, capfd):
-    ran = Ran(made(set(), raises=True), "2026-06-01", "2026-06-01")
+def test_no_value_reaches_events_verdicts_or_logs(run, verdicts, capfd):
+    ran = run(made(set(), raises=True), "2026-06-01", "2026-06-01")
     log = [repr(record) for record in ran.instance.all_logs(ran.result.run_id)]
     table = [repr(row) for row in verdicts.execute("select * from ops.check_verdicts")]
     shown = "".join(capfd.readouterr())
@@ -138,8 +152,8 @@ def test_no_value_reaches_events_verdicts_or_logs(verdicts, capfd):
     assert not any(CARD in text for text in (*log, *table, shown))
 
 
-def test_verdicts_that_cannot_be_stored_fail_the_step(warehouse):
-    ran = Ran(made(set()), "2026-06-01", "2026-06-01")
+def test_verdicts_that_cannot_be_stored_fail_the_step(run, warehouse):
+    ran = run(made(set()), "2026-06-01", "2026-06-01")
     assert not ran.result.success
     assert not ran.mart_ran
 

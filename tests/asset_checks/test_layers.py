@@ -14,6 +14,8 @@ import asset_checks
 from asset_checks.judge import WHOLE, Check, judge
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import snapshots as states
+from stripe_platform.documents.setup import ensure_collections
+from stripe_platform.features.declarations import feature_set_hash
 
 pytestmark = pytest.mark.servers
 ALL = {f"{check.asset.to_user_string()}:{check.name}": check for check in asset_checks.declared()}
@@ -134,14 +136,71 @@ def test_a_currency_with_another_exponent_turns_its_check_red(carried):
     assert [(v.outcome, v.reasons) for v in verdicts] == [("failed", ("no_other_exponents",))]
 
 
-def test_a_score_written_before_its_charge_turns_its_check_red(carried):
+METRICS = {"roc_auc": 0.87, "average_precision": 0.66, "card_precision_100": 0.3, "recall_at_fpr_0_1pct": 0.4}
+
+
+def stored_model(carried, frauds: int = 120, feature_set: str | None = None, **metrics: float) -> str:
+    """A model in the registry that was tested on all days; its version."""
+    return carried.stores.models().save("tree", {
+        "metrics": METRICS | metrics, "rows": {"training": 900, "test": 1_000},
+        "frauds": {"training": 9, "test": frauds},
+        "feature_set_hash": feature_set or feature_set_hash(),
+        "windows": {"test_start": NAMES[0], "test_end": NAMES[-1]}}).version
+
+
+def scored(carried, *, change: str = "", at: str = "2026-06-05 00:00+00") -> list:
+    """What does not pass after scores of all charges that did not fail were written at one instant."""
+    version = stored_model(carried)
     with carried.oltp() as connection:
+        connection.execute(UNGUARDED.format("fraud_assessments"))
         connection.execute(
-            "insert into oltp.fraud_assessments select min(id), 'm', .5, 'allow', '2026-06-01 12:00+00' "
-            "from oltp.charges where (created at time zone 'UTC')::date = '2026-06-03'")
+            "insert into oltp.fraud_assessments select id, %s, .5, 'allow', %s from oltp.charges "
+            "where status <> 'failed'", [version, at])
+        if change:
+            connection.execute(f"{change} where charge_id = (select min(charge_id) from oltp.fraud_assessments)")
         stores = dataclasses.replace(carried.stores, oltp_resource=Uncommitted(connection))
-        red(ASSETS["oltp/fraud_assessments"], stores, "no_assessed_before_charge")
+        verdicts = judge(ASSETS["oltp/fraud_assessments"], stores, NAMES)
         connection.rollback()
+    return [(v.partition, v.outcome, v.reasons) for v in verdicts if not v.passed]
+
+
+def test_scores_of_all_charges_pass(carried):
+    assert scored(carried) == []
+
+
+@pytest.mark.parametrize(("change", "rules"), [
+    ("update oltp.fraud_assessments set score = 1.5", ("no_scores_outside",)),
+    ("update oltp.fraud_assessments set score = 'NaN'", ("no_scores_outside",)),
+    ("update oltp.fraud_assessments set charge_id = 'ch_none'", ("no_without_charge",)),
+    ("delete from oltp.fraud_assessments", ("no_charges_left_out",)),
+])
+def test_a_bad_score_turns_its_check_red(carried, change, rules):
+    assert scored(carried, change=change) == ([(NAMES[-1], "failed", rules)] if rules else [])
+
+
+def test_scores_written_before_their_charges_turn_their_check_red(carried):
+    assert scored(carried, at="2026-06-02 00:00+00") == [("2026-06-02", "failed", ("no_assessed_before_charge",))]
+
+
+@pytest.mark.parametrize(("model", "rule"), [
+    ({"roc_auc": float("nan")}, "no_metrics_not_finite"), ({"roc_auc": 1.2}, "no_metrics_outside"),
+    ({"average_precision": 0.1}, "no_chance_or_worse"), ({"roc_auc": 0.5}, "no_chance_or_worse"),
+    ({"average_precision": 0.79}, "no_too_good_to_be_true"), ({"feature_set": "other"}, "no_other_feature_sets"),
+])
+def test_a_model_with_implausible_figures_turns_its_check_red(carried, model, rule):
+    stored_model(carried, **model)
+    (verdict,) = judge(ASSETS["fraud/model"], carried.stores, [WHOLE])
+    assert verdict.outcome == "failed"
+    assert rule in verdict.reasons
+
+
+def test_a_plausible_model_passes_and_one_tested_on_no_fraud_is_not_evaluated(carried):
+    stored_model(carried)
+    assert judge(ASSETS["fraud/model"], carried.stores, [WHOLE])[0].outcome == "passed"
+    stored_model(carried, frauds=20, average_precision=0.9)  # on few frauds no one is accused
+    assert judge(ASSETS["fraud/model"], carried.stores, [WHOLE])[0].outcome == "passed"
+    stored_model(carried, frauds=0)
+    assert judge(ASSETS["fraud/model"], carried.stores, [WHOLE])[0].outcome == "not_evaluated"
 
 
 @pytest.mark.parametrize(("asset", "statement", "rule"), WAREHOUSE)
@@ -245,7 +304,6 @@ def altered(database, collection: str, query: dict, change: dict) -> Iterator[st
 
 @pytest.mark.parametrize(("collection", "query", "change", "rule"), [
     ("transactions", {}, {"$inc": {"amount": 1}}, "no_currencies_with_other_sums"),
-    ("transactions", {}, {"$set": {"card": "x"}}, "no_undeclared_shapes"),
     ("transactions", {"status": "succeeded"}, {"$set": {"status": "fraudulent"}}, "no_frauds_without_dispute"),
     ("transactions", {"status": "fraudulent"}, {"$set": {"status": "succeeded"}}, "no_disputes_unseen"),
     ("sessions", {}, {"$set": {"card": "x"}}, "no_undeclared_shapes"),
@@ -254,6 +312,16 @@ def altered(database, collection: str, query: dict, change: dict) -> Iterator[st
 def test_a_violation_in_the_documents_turns_its_check_red(carried, collection, query, change, rule):
     with carried.stores.mongo() as database, altered(database, collection, {"day": DAY, **query}, change):
         red(ASSETS[f"documents/{collection}"], carried.stores, rule)
+
+
+@pytest.mark.parametrize("collection", ["transactions", "sessions", "customer_feedback"])
+def test_a_validator_that_is_not_in_force_turns_its_check_red(carried, collection):
+    with carried.stores.mongo() as database:
+        for weaker in ({"validator": {}}, {"validationAction": "warn"}):
+            database.command("collMod", collection, **weaker)
+            verdicts = judge(ASSETS[f"documents/{collection}"], carried.stores, [DAY])
+            ensure_collections(database)
+            assert "no_validators_out_of_force" in verdicts[0].reasons
 
 
 @pytest.mark.parametrize(("collection", "rule"), [
