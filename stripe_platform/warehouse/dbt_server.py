@@ -103,7 +103,7 @@ def _end_with_parent(path: str) -> None:
 
 def _answer(connection: socket.socket) -> None:
     """In the child: take arguments, environment, folder and output of the client, run dbt, send the exit code."""
-    code = 2
+    code, done = 2, threading.Event()
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         request, output = _receive(connection)
@@ -112,13 +112,14 @@ def _answer(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
-        threading.Thread(target=_stop_when_client_dies, args=(connection,), daemon=True).start()
+        threading.Thread(target=_stop_when_client_dies, args=(connection, done), daemon=True).start()
         from stripe_platform.warehouse.dbt_command import main
 
         code = main(request["args"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        done.set()  # from here on the client may go
         connection.sendall(bytes([code]))
         os._exit(code)
 
@@ -136,9 +137,10 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], int]:
     return json.loads(data), descriptors[0]
 
 
-def _stop_when_client_dies(connection: socket.socket) -> None:
+def _stop_when_client_dies(connection: socket.socket, done: threading.Event) -> None:
     connection.recv(1)
-    os.kill(os.getpid(), signal.SIGINT)
+    if not done.is_set():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 if __name__ == "__main__":
