@@ -28,7 +28,7 @@ _GROUP = re.compile(r"[0-9]+")
 
 def holds_card_number(text: str) -> bool:
     """True where a number of a known network's range and length passes Luhn's check."""
-    if sum(map(str.isdigit, text)) < _SHORTEST:
+    if len(text) < _SHORTEST or sum(map(str.isdigit, text)) < _SHORTEST:
         return False
     return any(_in_run(run.group()) for run in _RUN.finditer(_plain(text)))
 

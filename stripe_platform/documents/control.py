@@ -37,16 +37,17 @@ def loaded(db: Documents, collection: str, digests: dict[dt.date, str]) -> set[d
 
 
 def record(
-    db: Documents, collection: str, digests: dict[dt.date, str], *, rows: int = 0, quarantined: int = 0
+    db: Documents, collection: str, digests: dict[dt.date, str], rows: dict[dt.date, tuple[int, int]] | None = None
 ) -> None:
-    """Say that these days are complete; rows and quarantined are the load's totals."""
+    """Say that these days are complete; `rows`: (stored, quarantined) by day where the source counts them."""
     from pymongo import ReplaceOne
 
     now = dt.datetime.now(dt.UTC)
     db[LOADS].bulk_write([
         ReplaceOne({"_id": f"{collection}:{day.isoformat()}"}, {
             "_id": f"{collection}:{day.isoformat()}", "collection": collection, "day": day.isoformat(),
-            "digest": digest, "rows": Int64(rows), "quarantined": Int64(quarantined), "loaded_at": now,
+            "digest": digest, "rows": Int64((rows or {}).get(day, (0, 0))[0]),
+            "quarantined": Int64((rows or {}).get(day, (0, 0))[1]), "loaded_at": now,
         }, upsert=True)
         for day, digest in digests.items()])
 

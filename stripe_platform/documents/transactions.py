@@ -44,10 +44,9 @@ def load(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> LoadRep
         for start in range(0, len(todo), DAYS_AT_ONCE):
             chunk = todo[start:start + DAYS_AT_ONCE]
             with change_log.opened(lake, chunk) as log:
-                before = report.read
                 _apply_charges(db, log, report)
                 _apply_late_parts(db, log, report)
-            record(db, NAME, {day: digests[day] for day in chunk}, rows=report.read - before)
+            record(db, NAME, {day: digests[day] for day in chunk})
             advance(len(chunk))
     report.by_day = count_by_day(db, NAME, sorted(days))
     return report
