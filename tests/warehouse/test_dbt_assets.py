@@ -37,28 +37,29 @@ def materialized(result: dg.ExecuteInProcessResult, mart: str) -> list[dg.AssetM
             if e.asset_key == key("marts", mart)]
 
 
-def test_a_range_is_one_run_with_rows_by_day_and_tests_as_checks(store: Store):
-    story(store)
+def test_a_range_is_one_run_with_rows_by_day_days_rewritten_and_tests_as_checks(store: Store):
+    story(store, range(1, 8))
+    store.build(range(1, 8))
+    story(store, range(8, 11))
     certify(store, range(1, 11))
     with dg.instance_for_test() as instance:
-        result = run(instance, range(1, 11), groups=("reference", "facts"))
+        result = run(instance, range(8, 11), groups=("reference", "facts"))
         assert result.success
         charges = materialized(result, "fct_charges")
-        assert {m.partition for m in charges} == {day(n).isoformat() for n in range(1, 11)}
+        assert [m.partition for m in charges] == [day(n).isoformat() for n in (8, 9, 10)]
         metadata = charges[0].metadata
         assert metadata["dagster/row_count"].value == 8
-        assert metadata["rows_by_day"].value[day(1).isoformat()] == 4
-        assert metadata["rows_by_day"].value[day(6).isoformat()] == 0
+        assert metadata["rows_by_day"].value == {day(8).isoformat(): 0, day(9).isoformat(): 1, day(10).isoformat(): 0}
+        # The dispute of the 8th is about a charge of the 1st; the 10th deleted the only charge of the 6th.
+        assert metadata["event_days"].value == [day(n).isoformat() for n in (1, 6, 9)]
         verdicts = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
         assert verdicts["charge_id_is_unique"]
+        assert verdicts["account_id_is_unique"]
         assert verdicts["daily_revenue_equals_its_facts"]
         assert not verdicts["every_charge_has_a_rate"]  # dollars of the 9th: a warning, not a failure
+        (view,) = [m for m in result.get_asset_materialization_events() if m.asset_key == key("staging", "stg_charges")]
+        assert view.partition is None
         assert not list((store.logs.parent / "home" / "dbt").iterdir())  # artefacts stay only after a failure
-
-        again = run(instance, range(8, 9))
-        assert again.success
-        (one,) = materialized(again, "fct_charges")
-        assert one.metadata["event_days"].value == [day(1).isoformat()]
 
 
 def test_uncertified_input_stops_the_marts_before_dbt_touches_them(store: Store):
