@@ -28,7 +28,9 @@ class Platform:
         }
 
     def run(self, *args: str, tool: str = "stripe-platform", check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([TOOLS / tool, *args], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            [TOOLS / tool, *args], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=900
+        )
         if check and done.returncode:
             raise AssertionError(f"{tool} {' '.join(args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
