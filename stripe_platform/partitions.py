@@ -6,10 +6,14 @@ Ledger day partitions `cdc/`, `raw/`, `snapshots/`; event day partitions marts, 
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 
 import dagster as dg
 
 from stripe_platform.settings import load_settings
+
+# Said once per asset at every start of every command; the parameter is measured and wanted here.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _settings = load_settings()
 DAILY = dg.DailyPartitionsDefinition(_settings.first_day.isoformat(), timezone="UTC")

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.definitions.reconstruct import repository_def_from_pointer
+from dagster._core.definitions.reconstruct import reconstruct_repository_def_from_pointer
 from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
 
 from stripe_platform import keys
@@ -31,7 +31,7 @@ def test_the_repository_loads_as_the_grpc_server_builds_it():
 
     (target,) = loadable_targets_from_python_module("stripe_platform.definitions", working_directory=str(ROOT))
     pointer = CodePointer.from_module("stripe_platform.definitions", target.attribute, str(ROOT))
-    repository = repository_def_from_pointer(pointer, repository_load_data=None)
+    repository = reconstruct_repository_def_from_pointer(pointer)
     assert {"ingest", "transform", "train"} <= {job.name for job in repository.get_all_jobs()}
 
 
