@@ -40,7 +40,7 @@ def test_every_package_of_the_users_list_is_imported_by_the_code(package):
 
 
 def test_the_webserver_is_what_the_ui_command_starts():
-    assert "dagster-webserver" in (ROOT / "stripe_platform" / "cli.py").read_text()
+    assert "dagster-webserver" in (ROOT / "stripe_platform" / "ui.py").read_text()
 
 
 @pytest.mark.parametrize("adapter", ["postgres", "snowflake"])
