@@ -1,0 +1,67 @@
+"""Whole platforms for tests: a data folder, the commands users type, and what its servers tell about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+TOOLS = Path(sys.executable).parent
+ROOT = Path(__file__).parent.parent
+
+
+class Platform:
+    """A data folder and the commands run on it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("STRIPE_PLATFORM_", "DAGSTER_", "MONGODB_"))}
+        self.env = {
+            **own, "STRIPE_PLATFORM_HOME": str(home), "DAGSTER_HOME": str(home / "dagster"),
+            "DAGSTER_EVENT_BATCH_SIZE": "500",
+        }
+
+    def run(self, *args: str, tool: str = "stripe-platform", check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [TOOLS / tool, *args], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=900
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{tool} {' '.join(args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def json(self, *args: str) -> dict:
+        return json.loads(self.run(*args, "--json").stdout.strip().splitlines()[-1])
+
+    def popen(self, *args: str, stdout: IO[str] | int = subprocess.PIPE,
+              own_session: bool = False) -> subprocess.Popen[str]:
+        """The command under way; in a session of its own when its whole process group is to be killed."""
+        return subprocess.Popen([TOOLS / "stripe-platform", *args], cwd=ROOT, env=self.env, text=True,
+                                stdout=stdout, stderr=subprocess.STDOUT, start_new_session=own_session)
+
+    def dsn(self, name: str) -> str:
+        """A connection URL of `connections.env`: `WAREHOUSE_DSN`, `OLTP_OWNER_DSN`, ..."""
+        for line in (self.home / "connections.env").read_text().splitlines():
+            variable, _, value = line.partition("=")
+            if variable == f"STRIPE_PLATFORM_{name}":
+                return value.strip().strip("'\"")
+        raise AssertionError(f"{name} is not in connections.env")
+
+
+@pytest.fixture(scope="session")
+def new_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Platform]]:
+    """Makes empty platforms; stops their servers at the end."""
+    made: list[Platform] = []
+
+    def make(name: str) -> Platform:
+        made.append(Platform(tmp_path_factory.mktemp(name)))
+        return made[-1]
+
+    yield make
+    for platform in made:
+        platform.run("down", check=False)
