@@ -32,7 +32,10 @@ class RunReport:
 def close_interrupted(instance: dg.DagsterInstance) -> int:
     """Mark runs of ours whose process died as failed; returns how many. A killed process cannot do it itself."""
     interrupted = instance.get_runs(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags=OURS)
+        dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
+            tags=OURS,
+        )
     )
     for run in interrupted:
         instance.report_run_failed(run, "The process that executed this run ended without a word; run it again.")
