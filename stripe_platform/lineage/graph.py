@@ -9,6 +9,9 @@ from typing import Any
 
 import dagster as dg
 
+NAMED = {"described": "description", "columns": "column schema"}
+COLUMNLESS = {"cdc/batches", "fraud/model"}  # files of all tables, and a model: no table of their own
+
 
 def describe(defs: dg.Definitions) -> dict[str, Any]:
     """`{"assets": {key: {...}}, "checks": {asset: [names]}, "jobs": {name: [keys]}, ...}`, sorted, JSON-ready."""
@@ -30,6 +33,7 @@ def describe(defs: dg.Definitions) -> dict[str, Any]:
             "backfill": node.backfill_policy.policy_type.name if node.backfill_policy else None,
             "freshness": type(node.freshness_policy).__name__ if node.freshness_policy else None,
             "executable": node.is_executable,
+            "columns": "dagster/column_schema" in node.metadata,
             "described": bool(node.description and node.description.strip()),
         }
     return {
@@ -53,9 +57,9 @@ def problems(graph: dict[str, Any], layers: tuple[str, ...]) -> list[str]:
             feeds = [other for other, spec in graph["assets"].items() if name in spec["deps"]]
             found.append(f"{name} is named as a dependency of {', '.join(feeds) or 'a check'} but nothing defines it")
             continue
-        for what in ("owners", "kinds", "freshness", "described"):
-            if not asset[what]:
-                found.append(f"{name} has no {'description' if what == 'described' else what}")
+        for what in ("owners", "kinds", "freshness", "described", "columns"):
+            if not asset[what] and name not in COLUMNLESS:
+                found.append(f"{name} has no {NAMED.get(what, what)}")
         if asset["group"] not in layers or asset["group"] != name.split("/")[0]:
             found.append(f"{name} is in group {asset['group']}, not in its layer's")
         if asset["partitions"] and asset["backfill"] != "SINGLE_RUN":
