@@ -39,7 +39,10 @@
     where {{ utc_day('o.created') }} in ({{ touched_own_days(table) }})
 {%- endmacro %}
 
-{#- Event days of fct_charges to rewrite: by charges, outcomes, cards, refunds, disputes and rates. -#}
+{#-
+  Event days of fct_charges to rewrite: by charges, outcomes, cards, refunds, disputes and rates. Merchants and payers
+  give only their tokens, which never change.
+-#}
 {% macro touched_charge_days() -%}
     select {{ utc_day('c.created') }} as event_day
     from {{ source('raw', 'charges') }} as c

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from stripe_platform.settings import PROJECT_ROOT
 
 DBT_DIR = PROJECT_ROOT / "dbt_project"
-TARGET_TYPES = ("postgres", "snowflake", "snowflake_emulated")
+PREPARED = ("partial_parse.msgpack", "manifest.json")
 _SOURCES = ("dbt_project.yml", "profiles.yml", "models/**/*", "macros/**/*", "tests/**/*")
 
 
@@ -55,7 +56,10 @@ def ensure_manifest(target: str = "postgres") -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _fresh(manifest, stamp):
             digest = source_digest()
-            _parse(target, folder)
+            with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                _parse(target, fresh)
+                for name in PREPARED:  # readers see an old file or a new one, never half of one
+                    (Path(fresh) / name).replace(folder / name)
             stamp.write_text(digest)
     return manifest
 
@@ -69,9 +73,9 @@ def _fresh(manifest: Path, stamp: Path) -> bool:
     return manifest.exists() and stamp.exists() and stamp.read_text() == source_digest()
 
 
-def _parse(target: str, folder: Path) -> None:
+def _parse(target: str, folder: str) -> None:
     command = [sys.executable, "-m", "stripe_platform.warehouse.dbt_command", "parse", "--target", target, "--quiet",
-               "--no-partial-parse", "--target-path", str(folder), "--log-path", str(folder)]
+               "--no-partial-parse", "--target-path", folder, "--log-path", folder]
     done = subprocess.run(command, cwd=DBT_DIR, env={**os.environ}, capture_output=True, text=True, check=False)
     if done.returncode:
         words = (done.stdout + done.stderr).strip()
