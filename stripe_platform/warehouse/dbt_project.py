@@ -76,7 +76,8 @@ def _fresh(manifest: Path, stamp: Path) -> bool:
 def _parse(target: str, folder: str) -> None:
     command = [sys.executable, "-m", "stripe_platform.warehouse.dbt_command", "parse", "--target", target, "--quiet",
                "--no-partial-parse", "--target-path", folder, "--log-path", folder]
-    done = subprocess.run(command, cwd=DBT_DIR, env={**os.environ}, capture_output=True, text=True, check=False)
+    env = {**os.environ, "DBT_PROJECT_DIR": str(DBT_DIR), "DBT_PROFILES_DIR": str(DBT_DIR)}
+    done = subprocess.run(command, cwd=DBT_DIR, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         words = (done.stdout + done.stderr).strip()
         raise DbtParseError(f"the dbt project does not parse for {target}: mend dbt_project; dbt says: {words[-2000:]}")
