@@ -1,4 +1,4 @@
-"""kill -9 of the capture at random instants: nothing lost, nothing doubled."""
+"""kill -9 of capture, compaction and raw apply: nothing lost, nothing doubled."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import os
 import random
 import signal
 import time
+import traceback
 
 import pyarrow as pa
 import pytest
-from cdc_source import FIRST, account_id, accounts, close, owner, reference
+from cdc_source import FIRST, account_id, accounts, close, owner, raw_state, reference, source_state
 
+from resources.warehouse import connect_postgres
 from stripe_platform.cdc import capture as capturing
 from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import capture
-from stripe_platform.cdc.compact import read_batch_file
-from stripe_platform.cdc.daily import Source
+from stripe_platform.cdc.compact import compact_range, read_batch_file
+from stripe_platform.cdc.daily import Source, data_path, manifest_path
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.slot import Stream
 from stripe_platform.cdc.verify import verify
+from stripe_platform.warehouse import raw
 
 SEED = 20260601
 
@@ -34,10 +37,15 @@ def in_child(work, kill_after: float | None) -> int:
     """Run `work` in a forked process, kill -9 it after some seconds; its wait status."""
     child = os.fork()
     if not child:
+        code = 1
         try:
             work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
-            os._exit(0)
+            os._exit(code)
     until = time.monotonic() + (3600 if kill_after is None else kill_after)
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -69,9 +77,6 @@ def test_a_capture_killed_at_random_instants_loses_and_doubles_nothing(source, s
 @pytest.mark.parametrize("point", ["before the files", "before the manifest", "before the acknowledgement"])
 def test_a_capture_killed_at_each_durable_step_goes_on_where_it_stood(source, store, monkeypatch, point):
     """The three places where a batch is half made: a failpoint kills the process exactly there."""
-    def die(*_args, **_more):
-        os.kill(os.getpid(), signal.SIGKILL)
-
     with owner(source) as connection:
         reference(connection)
         capture(source)
@@ -94,3 +99,73 @@ def test_a_capture_killed_at_each_durable_step_goes_on_where_it_stood(source, st
     assert report.rows == {"accounts": 50 if point == "before the acknowledgement" else 100}
     assert captured_accounts(store) == [account_id(n) for n in range(100)]
     assert verify(source, lake=store).problems == []
+
+
+def die(*_args, **_more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+DAYS = [FIRST + dt.timedelta(days=n) for n in range(4)]
+
+
+@pytest.fixture
+def four_days(source, store):
+    """Four captured days of accounts: each makes 200, changes 50 of the day before and deletes one."""
+    with owner(source) as connection:
+        reference(connection)
+        for n, day in enumerate(DAYS):
+            accounts(connection, n * 200, 200)
+            if n:
+                changed = [account_id(i) for i in range((n - 1) * 200, (n - 1) * 200 + 50)]
+                connection.execute("update oltp.accounts set mcc = '0002' where id = any(%s)", [changed[1:]])
+                connection.execute("delete from oltp.accounts where id = %s", [changed[0]])
+            close(connection, day)
+        capture(source)
+        yield source_state(connection, "accounts")
+
+
+@pytest.mark.parametrize("torn", [data_path, manifest_path], ids=["before the file", "before its manifest"])
+def test_a_compaction_killed_within_a_day_ends_in_the_same_bytes(four_days, store, monkeypatch, torn):
+    def work() -> None:
+        put = type(store).put
+        monkeypatch.setattr(type(store), "put", lambda self, path, data, **more: die()
+                            if path == torn("accounts", DAYS[2]) else put(self, path, data, **more))
+        compact_range(store, ["accounts"], DAYS)
+
+    assert os.WTERMSIG(in_child(work, None)) == signal.SIGKILL
+    made = compact_range(store, ["accounts"], DAYS)["accounts"]
+    for path in store.list("cdc/daily"):
+        store.delete(path)
+    assert compact_range(store, ["accounts"], DAYS)["accounts"] == made
+    assert [d.rows for d in made] == [200, 250, 250, 250]
+
+
+@pytest.mark.parametrize("point", ["inside a chunk", "before its commit", "between chunks"])
+def test_a_raw_apply_killed_midway_ends_in_the_source_state(four_days, store, warehouse, monkeypatch, point):
+    compact_range(store, ["accounts"], DAYS)
+    url = warehouse.need("warehouse_dsn")
+
+    def work() -> None:
+        monkeypatch.setattr(raw, "CHUNK_ROWS", 250)  # a chunk a day
+        real = raw._apply_chunk
+
+        def chunk(connection, lake, table, days):
+            late = days[0].day >= DAYS[2]
+            if late and point == "between chunks":
+                die()
+            if late and point == "inside a chunk":
+                monkeypatch.setattr(raw, "_upsert", die)
+            applied = real(connection, lake, table, days)
+            if late:
+                die()
+            return applied
+
+        monkeypatch.setattr(raw, "_apply_chunk", chunk)
+        with connect_postgres(url) as connection:
+            raw.apply(connection, store, "accounts", DAYS)
+
+    assert os.WTERMSIG(in_child(work, None)) == signal.SIGKILL
+    with connect_postgres(url) as connection:
+        report = raw.apply(connection, store, "accounts", DAYS)
+        assert report.days == DAYS[2:]
+        assert raw_state(connection, "accounts") == four_days
