@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 import psycopg
@@ -75,19 +76,20 @@ def demo_killed(platform: Platform, place: Place, *, servers_too: bool = False) 
     """Start the demo; when `place` is reached, kill its whole process group, and the servers when asked."""
     with (platform.home / "killed.out").open("w+") as output:
         process = platform.popen(*DEMO, stdout=output, own_session=True)
-        until = time.monotonic() + PATIENCE
+        until, running = time.monotonic() + PATIENCE, []
         try:
             while not place(platform):
                 output.seek(0)
                 assert process.poll() is None, f"the demo ended before {place.__name__}: {output.read()[-2000:]}"
                 assert time.monotonic() < until, f"{place.__name__} was not reached in {PATIENCE:.0f} s"
                 time.sleep(0.01)
-        finally:
             running = server_processes(platform) if servers_too else []
-            os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            with suppress(ProcessLookupError):  # it ended by itself: the assertion above says how
+                os.killpg(process.pid, signal.SIGKILL)
             for server in running:
                 server.kill()
-            assert process.wait() == -signal.SIGKILL, f"the demo was faster than the kill at {place.__name__}"
+        assert process.wait() == -signal.SIGKILL, f"the demo was faster than the kill at {place.__name__}"
     psutil.wait_procs(running, timeout=30)
     states = {row["state"] for row in servers.status(platform.home)}
     assert states == ({"stopped"} if servers_too else {"running"})
