@@ -80,6 +80,9 @@ def run_job(
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
     for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE and str(event.step_key).startswith("checks_"):
+            layer, table = str(event.step_key).removeprefix("checks_").split("_", 1)
+            return f"a blocking check of {layer}/{table} did not pass: see `stripe-platform checks --select {layer}`"
         if event.event_type == dg.DagsterEventType.STEP_FAILURE:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # A day may bring no charge (the tail of a simulation brings disputes only), so the witnesses of work are the closed
-# day and a table that is not empty.
+# day and a table that is not empty: for refunds and disputes the charges, a merchant may never have refunded.
 FLOORS = {"days_closed": 1, "table_filled": 1}
 
 _PROFILE = """
@@ -33,7 +33,7 @@ with days as (
 )
 select d.day::text as partition, t.*,
     (select count(*) from ops.day_ledger l where l.source = %(source)s and l.day = d.day) as days_closed,
-    (select count(*) from (select 1 from {table} limit 1) s) as table_filled
+    (select count(*) from (select 1 from {witness} limit 1) s) as table_filled
 from days d
 cross join lateral (
     select count(*) as rows_scanned, {counts}
@@ -70,7 +70,8 @@ _RULES: dict[str, tuple[dict[str, str], str]] = {
 def _day_profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     counts, joins = _RULES[table]
     query = sql.SQL(_PROFILE).format(
-        table=sql.Identifier("oltp", table), key=sql.Identifier(TABLES[table].key[0]), joins=sql.SQL(joins),
+        table=sql.Identifier("oltp", table), witness=sql.Identifier("oltp", "charges" if joins else table),
+        key=sql.Identifier(TABLES[table].key[0]), joins=sql.SQL(joins),
         counts=sql.SQL(", ").join(
             sql.SQL("count(*) filter (where {}) as {}").format(sql.SQL(condition), sql.Identifier(name))
             for name, condition in counts.items()))
