@@ -1,7 +1,8 @@
 """Every name the rooms share: tables, collections, asset keys, owners and groups.
 
-Asset keys are `layer/table`; the group is the layer. A table is declared once, here; its columns live in the
-migrations and are read from `oltp/schema.json`, which a test compares with the live catalogue.
+Asset keys are `layer/table`; the group is the layer, but for `oltp/fraud_assessments` (in `fraud`). A table is
+declared once, here; its columns live in the migrations and are read from `oltp/schema.json`, which a test compares with
+the live catalogue.
 """
 
 from __future__ import annotations
