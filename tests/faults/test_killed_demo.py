@@ -88,7 +88,8 @@ def demo_killed(platform: Platform, place: Place, *, servers_too: bool = False) 
             with suppress(ProcessLookupError):  # it ended by itself: the assertion above says how
                 os.killpg(process.pid, signal.SIGKILL)
             for server in running:
-                server.kill()
+                with suppress(psutil.NoSuchProcess):  # a session that ended with its client
+                    server.kill()
         assert process.wait() == -signal.SIGKILL, f"the demo was faster than the kill at {place.__name__}"
     psutil.wait_procs(running, timeout=30)
     states = {row["state"] for row in servers.status(platform.home)}
@@ -96,9 +97,9 @@ def demo_killed(platform: Platform, place: Place, *, servers_too: bool = False) 
 
 
 def server_processes(platform: Platform) -> list[psutil.Process]:
-    """The platform's servers with all their children."""
+    """The platform's servers, and after them all their children: nobody is left to end in order."""
     mains = [psutil.Process(int(row["pid"])) for row in servers.status(platform.home)]
-    return [p for main in mains for p in (*main.children(recursive=True), main)]
+    return [*mains, *(child for main in mains for child in main.children(recursive=True))]
 
 
 def ends_like(platform: Platform, undisturbed: dict) -> None:
