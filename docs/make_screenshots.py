@@ -16,14 +16,12 @@ from browser import group_boxes, open_page  # noqa: E402 - tests are no installe
 
 def main(url: str) -> None:
     """Writes the picture of the webserver at `url`; waits until the groups say what became of their assets."""
-    with open_page(f"{url}/asset-groups", width=2300, height=720) as page:
+    with open_page(f"{url}/asset-groups", width=1900, height=640, scale=1.25) as page:
         page.get_by_text("Hide navigation").click()
         page.locator("button:has([aria-label='panel_show_right'])").last.click()
         group_boxes(page)
-        page.get_by_role("button", name="Materialize").first.wait_for()
-        page.wait_for_timeout(2000)
-        page.locator("button:has([aria-label='zoom_in'])").scroll_into_view_if_needed()
-        page.wait_for_timeout(6000)  # statuses arrive in chunks, the graph glides to its place
+        page.get_by_text("fetching statuses").first.wait_for(state="detached", timeout=180_000)
+        page.wait_for_timeout(2000)  # the graph glides to its place
         page.screenshot(path=ROOT / "docs" / "lineage.png")
 
 
