@@ -26,6 +26,7 @@ from stripe_platform.settings import Settings, load_settings
 TEMPLATE = "oltp_template"
 
 
+@pytest.hookimpl(tryfirst=True)  # the runner reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two workers share the files: a file's tests stay together, the end-to-end tests on one platform.
 
