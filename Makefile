@@ -36,7 +36,7 @@ lint: $(READY)
 	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
 
 test: lint  ## lint gates, every test, the pipeline as users run it
-	$(VENV)/bin/python -m pytest -m "not faults and not volume" -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest -m "not faults and not volume" -n 2 --dist loadfile
 
 test-faults: $(READY)  ## kills, disks, races
 	$(VENV)/bin/python -m pytest -m faults

@@ -26,15 +26,8 @@ from stripe_platform.settings import Settings, load_settings
 TEMPLATE = "oltp_template"
 
 
-@pytest.hookimpl(tryfirst=True)  # the runner reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers share the files: a file's tests stay together, the end-to-end tests on one platform.
-
-    They go first, because they are the longest.
-    """
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("e2e" if folder == "e2e" else str(item.path)))
+    """The end-to-end tests go first: they are the longest, and two workers share the files in this order."""
     items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
