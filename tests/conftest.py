@@ -6,6 +6,7 @@ Each function fixture yields the settings as they are when it is built; a test t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -68,10 +69,12 @@ def servers() -> Iterator[Servers]:
 
 
 def _remove_homes_of_killed_sessions(homes: Path) -> None:
-    for home in homes.iterdir():
-        owner = home / "owner.json"
-        if owner.exists() and not Proc(**json.loads(owner.read_text())).running():
-            embedded.remove(home)
+    with homes.with_name(f"{homes.name}.lock").open("w") as one_worker_at_a_time:
+        fcntl.flock(one_worker_at_a_time, fcntl.LOCK_EX)
+        for home in homes.iterdir():
+            owner = home / "owner.json"
+            if owner.exists() and not Proc(**json.loads(owner.read_text())).running():
+                embedded.remove(home)
 
 
 @pytest.fixture
