@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-faults test-volume bench lint lock clean
+.PHONY: help setup demo ui test test-ui test-faults test-volume bench lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,7 +36,10 @@ lint: $(READY)
 	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
 
 test: lint  ## lint gates, every test, the pipeline as users run it
-	$(VENV)/bin/python -m pytest -m "not faults and not volume" -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui" -n 2 --dist loadfile
+
+test-ui: $(READY)  ## the UI in a headless browser: clicks, backfill, sensor (about five minutes)
+	$(VENV)/bin/python -m pytest -m ui
 
 test-faults: $(READY)  ## kills, disks, races
 	$(VENV)/bin/python -m pytest -m faults

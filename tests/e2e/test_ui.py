@@ -24,7 +24,7 @@ from platforms import Platform
 
 from stripe_platform.oltp.write import refund_charge
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.ui]
 Found = TypeVar("Found")
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 LAUNCHED = ("STARTING", "STARTED", *ENDED)
