@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-ui test-faults test-volume bench lint lock clean
+.PHONY: help setup demo ui test test-ui test-faults test-volume lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
