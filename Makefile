@@ -38,7 +38,7 @@ lint: $(READY)
 test: lint  ## lint gates, every test, the pipeline as users run it
 	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui" -n 2 --dist loadfile
 
-test-ui: $(READY)  ## webserver, daemon and dg as users start them: clicks, backfill, sensor, a planted violation
+test-ui: $(READY)  ## webserver and daemon in a headless browser: clicks, backfill, sensor
 	$(VENV)/bin/python -m pytest -m ui
 
 test-faults: $(READY)  ## kills, disks, races

@@ -88,7 +88,6 @@ def test_every_asset_is_fresh_after_the_demo(demo):
     assert late == []
 
 
-@pytest.mark.ui
 def test_dg_launches_one_partition_and_a_planted_violation_turns_the_checks_red(demo):
     platform, _ = demo
     platform.run("check", "defs", tool="dg")
