@@ -56,8 +56,4 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
 
     os.environ.update(dagster_environment())
     with dg.DagsterInstance.get() as instance:
-        # A run announces every asset and day as an event of its own, each over a new connection with a new password
-        # exchange: 3,000 of them cost two minutes of an ingest. The webserver's pool holds one open.
-        for storage in (instance.event_log_storage, instance.run_storage):
-            storage.optimize_for_webserver(statement_timeout=600_000, pool_recycle=3600, max_overflow=5)
         yield instance
