@@ -138,11 +138,15 @@ def lineage_export(
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port of the webserver.")] = 3000) -> None:
     """Open the Dagster webserver with daemon and sensors on this data folder. Stop with Ctrl-C."""
-    from stripe_platform import local
+    from stripe_platform import local, runs
     from stripe_platform import ui as webserver
+    from stripe_platform.settings import data_folder
 
     local.up()
-    webserver.serve(port)
+    with webserver.opened(data_folder(), port) as record:
+        with local.dagster_instance() as instance:
+            runs.close_interrupted(instance, runs.BY_UI)
+        webserver.serve(port, record)
 
 
 @app.command()
@@ -190,7 +194,7 @@ def demo(
         emit(report)
     else:
         main_job.show(report)
-    if report["checks"]["failed"] or report["checks"]["not_evaluated"]:
+    if not report["good"]:
         raise typer.Exit(1)
 
 

@@ -19,8 +19,12 @@ from stripe_platform.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from stripe_platform.feeds import FeedSpec
+    from stripe_platform.oltp.feed import BusinessDays
 
-SCORES, SCORED = keys.key("oltp", "fraud_assessments"), keys.key("marts", "fct_fraud_scores")
+SCORED = keys.key("marts", "fct_fraud_scores")
+MODEL_FIGURES = ("average_precision", "roc_auc", "card_precision_100", "recall_at_fpr_0_1pct")
+# What waits for a model; without one, its checks have nothing to judge.
+OF_A_MODEL = ("fraud/model", "oltp/fraud_assessments", SCORED.to_user_string())
 
 
 class DemoBusyError(RuntimeError):
@@ -37,18 +41,22 @@ def run(spec: FeedSpec) -> dict[str, Any]:
             local.up()
         # The calendar must stand before anything imports the partitions: they begin with its first day.
         calendar = spec.remember(load_settings())
-        reports = list(_carry(calendar.first, calendar.last_with_tail))
+        reports = list(_carry(calendar))
     return _report(load_settings(), reports, time.monotonic() - started)
 
 
-def _carry(first: dt.date, last: dt.date) -> Iterator[runs.RunReport]:
+def _carry(calendar: BusinessDays) -> Iterator[runs.RunReport]:
     from stripe_platform.definitions import defs
+    from stripe_platform.fraud.protocol import DAYS
 
+    first, last = calendar.first, calendar.last_with_tail
     scores_day = last + dt.timedelta(days=1)  # scores are written and closed on the day after the calendar's last
     with local.dagster_instance() as instance:
-        runs.close_interrupted(instance)
+        runs.close_interrupted(instance, runs.BY_COMMAND_LINE)
         yield runs.run_job(defs, instance, "ingest", first, last)
         yield runs.run_job(defs, instance, "transform", first, last)
+        if calendar.days < DAYS:
+            return
         yield runs.run_job(defs, instance, "train", scores_day, scores_day)
         yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
         yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
@@ -66,7 +74,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 def _report(settings: Settings, reports: list[runs.RunReport], seconds: float) -> dict[str, Any]:
     from asset_checks.report import report as check_report
-    from stripe_platform.lineage.counts import event_rows, mart_hashes, rows_by_layer
+    from stripe_platform.lineage.counts import event_rows, mart_hashes, quarantined, rows_by_layer
 
     spent: defaultdict[str, float] = defaultdict(float)
     metadata: dict[str, dict[str, object]] = {}
@@ -76,33 +84,39 @@ def _report(settings: Settings, reports: list[runs.RunReport], seconds: float) -
             spent[layer] += took
     rows = rows_by_layer(settings)
     checks = check_report(settings, [])
-    model = metadata["fraud/model"]
+    model = metadata.get("fraud/model", {})
     return {
         "layers": {
             layer: {**rows.get(layer, {}), "seconds": round(spent.get(layer, 0.0), 2)}
             for layer in (*keys.LAYERS, "checks")
         },
         "checks": {name: checks[name] for name in ("passed", "failed", "not_evaluated")},
-        "model": {
-            name: model[name]
-            for name in ("average_precision", "roc_auc", "card_precision_100", "recall_at_fpr_0_1pct")
-        },
+        "model": {name: model.get(name) for name in MODEL_FIGURES},
+        "quarantine": quarantined(settings),
         "marts": mart_hashes(settings),
         "event_rows": event_rows(settings),
         "seconds": round(seconds, 1),
+        "good": all(not model and item["asset"] in OF_A_MODEL for item in checks["items"]),
     }
 
 
 def show(report: dict[str, Any]) -> None:
     """The table in which the command ends."""
+    from stripe_platform.fraud.protocol import DAYS
     from stripe_platform.tables import show as table
 
     table("Layers", [
         {"layer": layer, "rows": sum(v for k, v in counts.items() if k != "seconds"), "seconds": counts["seconds"]}
         for layer, counts in report["layers"].items()
     ])
-    table("Fraud model", [{"metric": name, "value": value} for name, value in report["model"].items()])
+    if report["model"]["average_precision"] is None:
+        print(f"No fraud model: one needs {DAYS} days (to train, for labels to arrive, to test); see --days.\n")
+    else:
+        table("Fraud model", [{"metric": name, "value": value} for name, value in report["model"].items()])
+    if report["quarantine"]:
+        table("Quarantine: records refused, nothing else was lost", report["quarantine"])
     table("Checks", [report["checks"]])
+    table("Marts", [{"mart": name, "content hash": digest[:16]} for name, digest in report["marts"].items()])
     print(
         f"{report['event_rows']:,} event rows in Dagster, {report['seconds']:.0f} s in all.\n"
         "Next: `make ui` (lineage, partitions, checks) · `stripe-platform checks` · `stripe-platform freshness`"

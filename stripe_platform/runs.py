@@ -8,10 +8,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-OURS = {"stripe_platform/launched_by": "command line"}
+# Tags that tell who executes a run.
+BY_COMMAND_LINE, BY_UI = "stripe_platform/launched_by", GRPC_INFO_TAG
+IN_PROGRESS = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 class RunFailedError(RuntimeError):
@@ -29,14 +32,18 @@ class RunReport:
     metadata: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
-def close_interrupted(instance: dg.DagsterInstance) -> int:
-    """Mark runs of ours whose process died as failed; returns how many. A killed process cannot do it itself."""
-    interrupted = instance.get_runs(
-        dg.RunsFilter(
-            statuses=[dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
-            tags=OURS,
-        )
-    )
+def close_interrupted(instance: dg.DagsterInstance, launcher: str) -> int:
+    """Mark as failed the runs of `launcher` that stand open; returns how many.
+
+    A killed process cannot do it itself, and a run that never ends holds its place in the queue for ever. The
+    caller holds the lock that proves the launcher gone.
+    """
+    interrupted = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))
+        # A run repeated in the UI inherits the command line's tag: who launched it last executes it.
+        if next((tag for tag in (BY_UI, BY_COMMAND_LINE) if tag in run.tags), None) == launcher
+    ]
     for run in interrupted:
         instance.report_run_failed(run, "The process that executed this run ended without a word; run it again.")
     return len(interrupted)
@@ -56,7 +63,7 @@ def run_job(
     result = defs.resolve_job_def(job).execute_in_process(
         instance=instance,
         run_config=QUIET,
-        tags={**OURS, RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
+        tags={BY_COMMAND_LINE: job, RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
         asset_selection=select,
         raise_on_error=False,
     )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from resources.lake import Lake
 
+# Reference tables that are never empty; a company of one currency may quote no exchange rate.
+SEEDED = ("currencies", "countries")
+
 
 def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     lake = stores.lake()
@@ -50,6 +53,6 @@ CHECKS = [
         key("snapshots", table.name), "state_lost_nothing",
         "The state has every row of the day before that the log did not delete, each key once.",
         partial(_profile, table.name), (equal(ROWS, "manifest_rows"), *none_of("lost_rows", "repeated_keys")),
-        {"files": 1, "columns_read": 1} | ({ROWS: 1} if table.growth == "reference" else {}))
+        {"files": 1, "columns_read": 1} | ({ROWS: 1} if table.name in SEEDED else {}))
     for table in OLTP_TABLES if table.growth != "growing"
 ]

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +68,12 @@ def read(lake: Lake, table: str, day: dt.date) -> Snapshot | None:
         return None
     content = json.loads(lake.read(manifest_path(table, day)))
     return Snapshot(**(content | {"day": dt.date.fromisoformat(content["day"])}))
+
+
+def newest(lake: Lake, table: str) -> Snapshot | None:
+    """The table's last snapshot, None before the first."""
+    days = [Path(path).stem for path in lake.list(f"{FOLDER}/{table}/") if path.endswith(".json")]
+    return read(lake, table, dt.date.fromisoformat(max(days))) if days else None
 
 
 def snapshot_range(lake: Lake, tables: Iterable[str], days: Sequence[dt.date], *, allow_resnapshot: bool = False,

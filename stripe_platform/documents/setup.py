@@ -31,7 +31,7 @@ def ensure_collections(db: Database[dict[str, Any]]) -> SetupReport:
         _ensure_validator(db, collection, exists=collection.name in existing)
         missing += _ensure_indexes(db, collection)
     if missing:
-        log.warning("this document server cannot build %s: searches by it need a MongoDB", ", ".join(missing))
+        log.info("this document server cannot build %s: searches by it need a MongoDB", ", ".join(missing))
     return SetupReport(tuple(c.name for c in EVERY), tuple(missing))
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+DAYS = 21  # a week each to train, for labels to arrive, and to test
+
 
 class ProtocolError(RuntimeError):
     """The data cannot serve the protocol; the message names what is missing and the remedy."""

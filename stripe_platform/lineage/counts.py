@@ -13,11 +13,22 @@ MARTS = ("dim_customer", "dim_account", "dim_date", "fct_charges", "fct_refunds"
 
 
 def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
-    """`{layer: {table: rows}}`; the charges of every layer stand under the name `charges`, to be compared."""
+    """`{layer: {table: rows}}`; the charges of every layer stand under the name `charges`, to be compared.
+
+    `cdc` counts changes in durable batches, `snapshots` rows of each table's newest one, `fraud` scores.
+    """
     from pymongo import MongoClient
 
+    from resources.lake import open_lake
+    from stripe_platform.cdc import manifest, snapshots
+
+    lake = open_lake(settings)
     with psycopg.connect(settings.need("oltp_dsn")) as oltp:
         counted = {"oltp": {t.name: _count(oltp, "oltp", t.name) for t in keys.OLTP_TABLES}}
+    counted["cdc"] = {"changes": sum(batch.rows for batch in manifest.Chain.load(lake).manifests)}
+    kept = [snapshot for table in keys.OLTP_TABLES if (snapshot := snapshots.newest(lake, table.name))]
+    counted["snapshots"] = {"rows": sum(snapshot.rows for snapshot in kept)}
+    counted["fraud"] = {"scores": counted["oltp"]["fraud_assessments"]}
     with psycopg.connect(settings.need("warehouse_dsn")) as warehouse:
         counted["raw"] = {t.name: _count(warehouse, "raw", t.name, living=True) for t in keys.OLTP_TABLES}
         counted["marts"] = {name: _count(warehouse, "marts", name) for name in MARTS}
@@ -29,6 +40,13 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
         counted["documents"] = {name: database[name].count_documents({}) for name in keys.COLLECTIONS}
     counted["documents"]["charges"] = counted["documents"].pop("transactions")
     return counted
+
+
+def quarantined(settings: Settings) -> list[dict[str, object]]:
+    """Refused records by rule: `rule`, `records`, and the `first` one's sentence, free of its values."""
+    query = "select rule, count(*), min(reason) from ops.quarantine group by rule order by count(*) desc, rule"
+    with psycopg.connect(settings.need("oltp_dsn")) as oltp:
+        return [dict(zip(("rule", "records", "first"), row, strict=True)) for row in oltp.execute(query)]
 
 
 def mart_hashes(settings: Settings) -> dict[str, str]:
