@@ -16,7 +16,8 @@ from stripe_platform.settings import load_settings
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 _settings = load_settings()
-DAILY = dg.DailyPartitionsDefinition(_settings.first_day.isoformat(), timezone="UTC")
+# Today is a partition too: it is the open ledger day of a live calendar, and the sensor carries its batches.
+DAILY = dg.DailyPartitionsDefinition(_settings.first_day.isoformat(), timezone="UTC", end_offset=1)
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 
 # Simulated calendars lie in the past: judged by the clock they would always be stale. `stripe-platform freshness`

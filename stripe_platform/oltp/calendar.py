@@ -52,3 +52,22 @@ def close_day(conn: psycopg.Connection, day: dt.date, source: str = SOURCE) -> N
     # Ahead of their month, and few: every look-up of a foreign key takes a lock on each partition.
     conn.execute("select ops.make_partitions(%s, %s)", [day, day + dt.timedelta(days=7)])
     conn.execute("insert into ops.day_ledger (source, day) values (%s, %s)", [source, day])
+
+
+def close_days_over(conn: psycopg.Connection, first: dt.date, day: dt.date, source: str = SOURCE) -> list[dt.date]:
+    """Close, in order, the days up to `day` that are over by the server's clock; those closed now.
+
+    `first` is the calendar's first day. After an outage several are due: what was committed meanwhile belongs to the
+    first of them. Each has a transaction of its own, because a boundary ends a batch of changes.
+    """
+    closed: list[dt.date] = []
+    while True:
+        with conn.transaction():
+            own_calendar(conn, source)
+            last = last_closed_day(conn, source)
+            due = first if last is None else last + dt.timedelta(days=1)
+            today = conn.execute("select (clock_timestamp() at time zone 'UTC')::date").fetchone()
+            if due > day or today is None or due >= today[0]:
+                return closed
+            close_day(conn, due, source)
+        closed.append(due)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from stripe_platform.keys import OLTP_TABLES, TABLES
-from stripe_platform.oltp.calendar import SOURCE
+from stripe_platform.oltp.calendar import SOURCE, close_days_over
 from stripe_platform.oltp.ids import boundary_id
 from stripe_platform.settings import Settings
 
@@ -76,19 +76,20 @@ class Feed(Protocol):
 
 
 class ObservedFeed:
-    """Production: others write through the API; a closed day is counted, with the log position of the look."""
+    """Production: others write through the API. A day that is over is closed here, then counted."""
 
     name = "observed"
 
     def __init__(self, settings: Settings) -> None:
-        self._dsn = settings.need("oltp_dsn")
+        self._dsn, self._first = settings.need("oltp_dsn"), settings.first_day
 
     def calendar(self) -> BusinessDays | None:
         return None
 
     def bring(self, day: dt.date) -> DayLoad:
-        """Rows by table of a closed day; `LookupError` while the day is open."""
-        with psycopg.connect(self._dsn) as conn:
+        """Rows by table of `day`, closed with those before it that are over; `LookupError` while it still runs."""
+        with psycopg.connect(self._dsn, autocommit=True) as conn:
+            close_days_over(conn, self._first, day)
             return observe(conn, day)
 
 

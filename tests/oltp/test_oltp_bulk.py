@@ -132,13 +132,27 @@ def test_scores_close_the_next_day_and_repeating_them_changes_nothing(shop: Shop
     assert last_closed_day(shop.conn) == dt.date(2026, 6, 2)
 
 
-def test_production_counts_a_closed_day_and_refuses_an_open_one(oltp: Settings):
+def test_production_closes_the_days_that_are_over_and_counts_them(oltp: Settings):
     loads = load(oltp, CALENDAR[:1])
-    observed = ObservedFeed(oltp).bring(CALENDAR[0])
+    feed = ObservedFeed(oltp)
+    observed = feed.bring(CALENDAR[0])
     assert observed.rows["charges"] == loads[0].rows["charges"]
     assert observed.observed_lsn
+    feed.bring(CALENDAR[3])  # three nights were missed
+    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+        closed = [row[0] for row in conn.execute("select day from ops.day_ledger order by day")]
+        transactions = conn.execute("select count(distinct xmin::text) from ops.day_ledger").fetchone()
+    assert closed == list(CALENDAR[:4])
+    assert transactions == (4,), "a boundary ends a batch: each day closes in a transaction of its own"
+
+
+def test_production_leaves_the_running_day_open(oltp: Settings):
+    load(oltp, CALENDAR[:1])
+    today = dt.datetime.now(dt.UTC).date()
     with pytest.raises(LookupError, match="not closed yet"):
-        ObservedFeed(oltp).bring(CALENDAR[1])
+        ObservedFeed(oltp).bring(today)
+    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+        assert last_closed_day(conn) == today - dt.timedelta(days=1)
 
 
 KILLED = """
