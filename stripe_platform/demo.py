@@ -74,7 +74,13 @@ def _alone(home: Path) -> Iterator[None]:
 
 def _report(settings: Settings, reports: list[runs.RunReport], seconds: float) -> dict[str, Any]:
     from asset_checks.report import report as check_report
-    from stripe_platform.lineage.counts import event_rows, mart_hashes, quarantined, rows_by_layer
+    from stripe_platform.lineage.counts import (
+        charged_amounts,
+        event_rows,
+        mart_hashes,
+        quarantined,
+        rows_by_layer,
+    )
 
     spent: defaultdict[str, float] = defaultdict(float)
     metadata: dict[str, dict[str, object]] = {}
@@ -90,6 +96,7 @@ def _report(settings: Settings, reports: list[runs.RunReport], seconds: float) -
             layer: {**rows.get(layer, {}), "seconds": round(spent.get(layer, 0.0), 2)}
             for layer in (*keys.LAYERS, "checks")
         },
+        "amounts": charged_amounts(settings),
         "checks": {name: checks[name] for name in ("passed", "failed", "not_evaluated")},
         "model": {name: model.get(name) for name in MODEL_FIGURES},
         "quarantine": quarantined(settings),
@@ -108,6 +115,11 @@ def show(report: dict[str, Any]) -> None:
     table("Layers", [
         {"layer": layer, "rows": sum(v for k, v in counts.items() if k != "seconds"), "seconds": counts["seconds"]}
         for layer, counts in report["layers"].items()
+    ])
+    currencies = sorted({currency for sums in report["amounts"].values() for currency in sums})
+    table("Charges in minor units", [
+        {"currency": currency, **{layer: sums.get(currency, 0) for layer, sums in report["amounts"].items()}}
+        for currency in currencies
     ])
     if report["model"]["average_precision"] is None:
         print(f"No fraud model: one needs {DAYS} days (to train, for labels to arrive, to test); see --days.\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 from psycopg import sql
 
@@ -47,6 +49,25 @@ def quarantined(settings: Settings) -> list[dict[str, object]]:
     query = "select rule, count(*), min(reason) from ops.quarantine group by rule order by count(*) desc, rule"
     with psycopg.connect(settings.need("oltp_dsn")) as oltp:
         return [dict(zip(("rule", "records", "first"), row, strict=True)) for row in oltp.execute(query)]
+
+
+def charged_amounts(settings: Settings) -> dict[str, dict[str, int]]:
+    """`{layer: {currency: minor units}}` of all charges, summed where they stand: equal in every layer, to the cent."""
+    from pymongo import MongoClient
+
+    tables = {"oltp": ("oltp_dsn", "oltp.charges"), "raw": ("warehouse_dsn", "raw.charges where not _deleted"),
+              "marts": ("warehouse_dsn", "marts.fct_charges")}
+    sums: dict[str, dict[str, int]] = {}
+    for layer, (store, table) in tables.items():
+        with psycopg.connect(settings.need(store)) as connection:
+            rows = connection.execute(f"select currency, sum(amount) from {table} group by 1 order by 1")  # noqa: S608
+            sums[layer] = {currency: int(amount) for currency, amount in rows}
+    client: MongoClient[dict[str, Any]] = MongoClient(settings.need("mongodb_uri"))
+    by_currency: list[dict[str, Any]] = [{"$group": {"_id": "$currency", "amount": {"$sum": "$amount"}}}, {"$sort": {"_id": 1}}]
+    with client:
+        found = client[settings.mongodb_database]["transactions"].aggregate(by_currency)
+        sums["documents"] = {row["_id"]: int(row["amount"]) for row in found}
+    return sums
 
 
 def mart_hashes(settings: Settings) -> dict[str, str]:

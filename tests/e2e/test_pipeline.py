@@ -39,6 +39,9 @@ def test_the_demo_moves_every_charge_through_every_layer(demo):
     charges = {layer: report["layers"][layer]["charges"] for layer in MOVED}
     assert len(set(charges.values())) == 1
     assert charges["oltp"] > 28 * 200
+    amounts = [report["amounts"][layer] for layer in MOVED]
+    assert len(amounts[0]) > 3
+    assert all(each == amounts[0] for each in amounts), "money differs between layers"
 
 
 def test_the_demo_ends_with_every_check_passed_and_a_model(demo):
