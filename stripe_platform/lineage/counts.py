@@ -63,7 +63,9 @@ def charged_amounts(settings: Settings) -> dict[str, dict[str, int]]:
             rows = connection.execute(f"select currency, sum(amount) from {table} group by 1 order by 1")  # noqa: S608
             sums[layer] = {currency: int(amount) for currency, amount in rows}
     client: MongoClient[dict[str, Any]] = MongoClient(settings.need("mongodb_uri"))
-    by_currency: list[dict[str, Any]] = [{"$group": {"_id": "$currency", "amount": {"$sum": "$amount"}}}, {"$sort": {"_id": 1}}]
+    by_currency: list[dict[str, Any]] = [
+        {"$group": {"_id": "$currency", "amount": {"$sum": "$amount"}}}, {"$sort": {"_id": 1}},
+    ]
     with client:
         found = client[settings.mongodb_database]["transactions"].aggregate(by_currency)
         sums["documents"] = {row["_id"]: int(row["amount"]) for row in found}
