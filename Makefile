@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-ui test-faults test-volume lint lock clean
+.PHONY: help setup demo ui test test-ui test-faults test-volume lint lint-style lint-types lint-floors lint-sql lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,10 +29,19 @@ demo: $(READY)  ## servers, 28 days of payments through every layer, a table at 
 ui: $(READY)  ## the Dagster webserver and daemon on what the demo made
 	$(RUN) ui
 
-lint: $(READY)
+lint: $(READY)  ## style, types, floors, SQL: side by side
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint-types lint-sql lint-style lint-floors
+
+lint-style:
 	$(VENV)/bin/ruff check .
+
+lint-types:
 	$(VENV)/bin/mypy
+
+lint-floors:
 	$(VENV)/bin/lint-imports
+
+lint-sql:
 	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
 
 test: lint  ## lint gates, every test, the pipeline as users run it

@@ -19,7 +19,7 @@ from typing import IO
 from stripe_platform.settings import PROJECT_ROOT
 
 START_SECONDS = 120
-STOP_SECONDS = 20
+STOP_SECONDS = 8
 
 
 class UiError(RuntimeError):

@@ -31,6 +31,7 @@ LAUNCHED = ("STARTING", "STARTED", *ENDED)
 PATIENCE = 420  # seconds to wait for a run to end, a ceiling for busy machines: half a minute is usual
 RUNS = """query($since: Float!) { runsOrError(filter: {createdAfter: $since}) { ... on Runs { results {
   runId jobName status assetSelection { path } tags { key value } } } } }"""
+STATUS = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) { __typename
   ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 
@@ -57,6 +58,17 @@ class Ui:
         found = self.ask(RUNS, since=since)["runsOrError"]["results"]
         return [run for run in found if job in (None, run["jobName"])
                 and (tag is None or {"key": tag[0], "value": tag[1]} in run["tags"])]
+
+    def status(self, run: str) -> str:
+        return self.ask(STATUS, id=run)["runOrError"]["status"]
+
+    def run_under_way(self) -> str:
+        """Start a run of 28 days; its id, once it works."""
+        since = time.time() - 1
+        days = [f"2026-06-{day:02}" for day in range(1, 29)]
+        assets = [{"path": ["cdc", "charges"]}, {"path": ["raw", "charges"]}]
+        self.ask(BACKFILL, params={"partitionNames": days, "assetSelection": assets})
+        return eventually(lambda: [r for r in self.runs(since) if r["status"] == "STARTED"], 90)[0]["runId"]
 
     def ended(self, runs: Callable[[], list[dict[str, Any]]], seconds: float) -> list[dict[str, Any]]:
         """The runs once there are some and all have ended."""
@@ -98,10 +110,56 @@ def answers(url: str) -> bool:
     return True
 
 
+def descendants(pid: int) -> list[int]:
+    """Children of a process and theirs, by Linux's process table."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                child = int(status.parent.name)
+                found += [child, *descendants(child)]
+    return found
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
 @pytest.fixture(scope="module")
 def ui(demo: tuple[Platform, dict]) -> Iterator[Ui]:
     with served(demo[0]) as running:
         yield running
+
+
+def test_a_ui_that_ends_leaves_neither_process_nor_open_run_behind(demo):
+    platform, _ = demo
+    with served(platform) as ui:  # stopped by hand while a run is under way
+        family = descendants(ui.process.pid)
+        assert len(family) >= 2
+        run = ui.run_under_way()
+        family += descendants(ui.process.pid)
+        ui.process.send_signal(signal.SIGINT)
+        assert ui.process.wait(timeout=60) == 0
+        assert alive(family) == []
+    with served(platform) as ui:  # killed: its children stay, and hold what the next one needs
+        assert ui.status(run) == "FAILURE"
+        family = descendants(ui.process.pid)
+        run = ui.run_under_way()
+        ui.process.send_signal(signal.SIGKILL)
+        ui.process.wait(timeout=60)
+        assert alive(family)
+    with served(platform) as ui:  # stopped by a supervisor
+        assert alive(family) == []
+        assert ui.status(run) == "FAILURE"
+        family = descendants(ui.process.pid)
+        ui.process.send_signal(signal.SIGTERM)
+        assert ui.process.wait(timeout=60) == 0
+        assert alive(family) == []
+
+
+def test_a_second_ui_of_the_same_folder_is_refused_in_one_sentence(ui):
+    with pytest.raises(AssertionError, match="is open already: use it, or stop it first"):
+        ui.platform.run("ui", "--port", "1")
 
 
 needs_chromium = pytest.mark.skipif(
@@ -167,25 +225,3 @@ def test_the_sensor_starts_a_run_within_60_seconds_of_a_commit(ui):
     eventually(lambda: [r for r in ui.runs(since, job="arrivals") if r["status"] in LAUNCHED], 60)
     runs = ui.ended(lambda: ui.runs(since, job="arrivals"), PATIENCE)
     assert {run["status"] for run in runs} == {"SUCCESS"}
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_ui_leaves_no_process(demo, sent):
-    with served(demo[0]) as ui:
-        family = descendants(ui.process.pid)
-        assert len(family) >= 2
-        ui.process.send_signal(sent)
-        assert ui.process.wait(timeout=60) == 0
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 15)
-    assert not answers(ui.url)
-
-
-def descendants(pid: int) -> list[int]:
-    """Children of a process and theirs, by Linux's process table."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
-                child = int(status.parent.name)
-                found += [child, *descendants(child)]
-    return found
