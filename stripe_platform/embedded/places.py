@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stripe_platform.embedded import processes
 from stripe_platform.embedded.errors import ServerError
 
 SYSTEM_USER = "stripe_platform"
@@ -107,6 +108,7 @@ def choose(home: Path) -> Place:
     home.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0:
         data = home / "servers"
+        processes.end_servers_below(data)
         data.mkdir(mode=0o700)
         return Place(home, data, None)
     user = _system_user() or _make_system_user()
@@ -114,6 +116,10 @@ def choose(home: Path) -> Place:
     if not _reaches(user, home):
         ELSEWHERE.mkdir(mode=0o755, exist_ok=True)
         data = ELSEWHERE / hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+    processes.end_servers_below(data)
+    if data.exists():  # of a home that was deleted, and the passwords with it
+        shutil.rmtree(data)
+    if data.parent == ELSEWHERE:
         (home / POINTER).write_text(f"{data}\n")
     draft = data.with_name(f".{data.name}.{os.getpid()}")  # renamed when it is theirs: a kill in between leaves no half
     draft.mkdir(mode=0o700)

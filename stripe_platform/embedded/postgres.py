@@ -85,6 +85,7 @@ class Cluster:
         """initdb, unless the cluster is there. A half-made folder of a killed `up` is made anew."""
         if (self.data / "PG_VERSION").exists() and not self._draft.exists():
             return
+        processes.end_servers_below(self.data)
         _empty(self.data)
         self.place.folder(self.name)
         self._draft.touch()

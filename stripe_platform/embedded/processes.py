@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+SERVERS = ("postgres", "secantusd", "mongod", "python")
 FIRST_PORT, LAST_PORT = 15_000, 28_000  # below the range from which systems take ports of outgoing connections
 
 
@@ -85,6 +86,23 @@ def working_in(folder: Path, program: str) -> list[Proc]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def end_servers_below(folder: Path) -> None:
+    """Kill the servers that work in `folder` or below, which is to be made anew, also where it was deleted meanwhile.
+
+    A server outlives its deleted folder, and its last checkpoint then lands in the new one of the same name: the
+    new database does not start ("could not locate a valid checkpoint record").
+    """
+    real = str(folder.resolve())
+    for process in psutil.process_iter():
+        try:
+            named = process.name().startswith(SERVERS) and f"{process.cwd()}/".startswith(f"{real}/")
+            found = Proc.of(process.pid) if named else None
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if found is not None:
+            found.stop(5, signal.SIGKILL)
 
 
 def works_in(pid: int, folder: Path, program: str) -> Proc | None:

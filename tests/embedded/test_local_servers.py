@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,3 +287,25 @@ def test_programs_in_a_private_folder_are_copied(running: Path, tmp_path: Path) 
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     finally:
         shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700], ids=["open folder", "private folder"])
+def test_a_home_deleted_under_its_running_servers_is_made_anew(mode: int) -> None:
+    home = Path(tempfile.mkdtemp()) / "home"  # pytest's own folders are private
+    home.parent.chmod(mode)
+    up(home)
+    first = processes(home)
+    with psycopg.connect(connections(home)["STRIPE_PLATFORM_WAREHOUSE_DSN"], autocommit=True) as connection:
+        connection.execute("create table kept_in_memory as select generate_series(1, 100000)")  # a checkpoint has work
+    place = embedded.places.find(home)
+    assert place is not None
+    shutil.rmtree(home)
+    up(home)
+    try:
+        assert not [p for p in first if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert {row["state"] for row in embedded.status(home)} == {"running"}
+        with psycopg.connect(connections(home)["STRIPE_PLATFORM_WAREHOUSE_DSN"]) as connection:
+            assert connection.execute("select to_regclass('kept_in_memory')").fetchone() == (None,)
+    finally:
+        embedded.remove(home)
+        home.parent.rmdir()
