@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +22,7 @@ app.add_typer(cdc_app, name="cdc")
 lineage_app = typer.Typer(no_args_is_help=True, help="Who feeds what: export the graph.")
 app.add_typer(lineage_app, name="lineage")
 
+MAX_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
 
 
@@ -85,7 +87,7 @@ def env() -> None:
     from stripe_platform import local
 
     for name, value in local.dagster_environment().items():
-        typer.echo(f"export {name}={value}")
+        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()
@@ -106,7 +108,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def checks(
     select: Annotated[list[str] | None, typer.Option(help="Only this group (layer); may repeat.")] = None,
-    fail_on: Annotated[str, typer.Option(help="error: exit 1 on failed or not evaluated.")] = "",
+    fail_on: Annotated[Literal["error"] | None, typer.Option(help="Exit 1 on failed or not evaluated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Latest verdict of every check. Example: stripe-platform checks --select marts --fail-on error"""
@@ -119,6 +121,8 @@ def checks(
         emit(found)
     else:
         show("Checks", found["groups"])
+        if found["items"]:
+            show("Not passed", found["items"][:MAX_SHOWN], note=_more(found["items"]))
     if fail_on == "error" and (found["failed"] or found["not_evaluated"]):
         raise typer.Exit(1)
 
@@ -151,7 +155,7 @@ def ui(port: Annotated[int, typer.Option(help="Port of the webserver.")] = 3000)
 
 @app.command()
 def freshness(
-    fail_on: Annotated[str, typer.Option(help="fail: exit 1 when an asset has failed.")] = "",
+    fail_on: Annotated[Literal["fail"] | None, typer.Option(help="Exit 1 when an asset has failed.")] = None,
     as_json: Json = False,
 ) -> None:
     """How many days each asset lags behind the newest closed ledger day. Example: freshness --fail-on fail"""
@@ -188,7 +192,8 @@ def demo(
     if source:
         spec = FeedSpec.file(source, start=start, days=days, currency=currency)
     else:
-        spec = FeedSpec.simulated(seed=seed, days=days or 28, per_day=per_day, first_day=start or FIRST_DAY)
+        spec = FeedSpec.simulated(
+            seed=seed, days=28 if days is None else days, per_day=per_day, first_day=start or FIRST_DAY)
     report = main_job.run(spec)
     if as_json:
         emit(report)
@@ -218,7 +223,8 @@ def simulate(
     if as_json:
         emit(asdict(loaded))
     else:
-        show(f"Day {loaded.day}", [{"table": name, "rows": rows} for name, rows in loaded.rows.items()])
+        title = f"Day {loaded.day}" + (", closed before: nothing was written" if loaded.skipped else "")
+        show(title, [{"table": name, "rows": rows} for name, rows in loaded.rows.items()])
 
 
 @cdc_app.command("capture")
@@ -255,6 +261,10 @@ def cdc_verify(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _more(items: list[dict[str, object]]) -> str | None:
+    return f"and {len(items) - MAX_SHOWN:,} more: see --json" if len(items) > MAX_SHOWN else None
+
+
 def main() -> None:
     """Entry point: one sentence per error, no traceback unless asked."""
     try:
@@ -262,5 +272,22 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("STRIPE_PLATFORM_DEBUG"):
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"stripe-platform: {error}", markup=False)
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"stripe-platform: {sentence(error)}", markup=False)
         sys.exit(1)
+
+
+# Where a store that does not answer shows itself, by module: only those already imported can have raised.
+UNREACHABLE = {
+    "psycopg": "OperationalError", "sqlalchemy.exc": "OperationalError", "pymongo.errors": "ConnectionFailure",
+    "dagster_postgres.utils": "DagsterPostgresException",
+}
+
+
+def sentence(error: Exception) -> str:
+    """An error in one sentence with its remedy; those of servers and folders come without one."""
+    kinds = tuple(getattr(sys.modules[module], name) for module, name in UNREACHABLE.items() if module in sys.modules)
+    if isinstance(error, kinds) and getattr(error, "sqlstate", None) is None:
+        return f"a store does not answer ({type(error).__module__}.{type(error).__name__}): run `stripe-platform up`"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; name another folder, or mend its permissions"
+    return str(error)

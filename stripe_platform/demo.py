@@ -34,6 +34,7 @@ class DemoBusyError(RuntimeError):
 def run(spec: FeedSpec) -> dict[str, Any]:
     """Carry the feed's whole calendar through every layer; returns the report that `demo --json` prints."""
     started = time.monotonic()
+    spec.calendar(load_settings())  # a mistyped option is told before anything starts
     home = load_settings().home
     home.mkdir(parents=True, exist_ok=True)
     with _alone(home), progress.enabled():

@@ -56,24 +56,40 @@ class FeedSpec:
             "currency": currency, "country": country,
         })  # fmt: skip
 
-    def remember(self, settings: Settings) -> BusinessDays:
-        """Make this the data folder's feed and its first day the first partition; the feed's calendar.
-
-        A folder that already lives on another feed refuses: days close once, and the two calendars would mix.
-        """
-        before = remembered(settings)
-        if before is not None and (before.kind, before.options) != (self.kind, self.options):
-            raise FeedError(
-                f"{settings.home} already lives on another {before.kind} feed: repeat its options (feed.json), or set "
-                "STRIPE_PLATFORM_HOME to a new folder"
-            )
+    def calendar(self, settings: Settings) -> BusinessDays:
+        """The days this feed brings; refuses what cannot be brought, before anything is started or written."""
         calendar = build(self, settings).calendar()
         if calendar is None:
             raise FeedError(f"the {self.kind} feed has no calendar of its own")
+        today = dt.datetime.now(dt.UTC).date()
+        if calendar.last_with_tail >= today:
+            raise FeedError(
+                f"the calendar ends on {calendar.last_with_tail}, the last day on which its disputes arrive, and a day "
+                f"closes when it is over (today is {today}): choose an earlier --start or fewer --days")
+        return calendar
+
+    def remember(self, settings: Settings) -> BusinessDays:
+        """Make this the data folder's feed and its first day the first partition; the feed's calendar.
+
+        A folder that lives on another feed refuses: days close once, and the two calendars would mix. The feed of a
+        run that failed before its first day binds nobody.
+        """
+        calendar, before = self.calendar(settings), remembered(settings)
+        if before is not None and (before.kind, before.options) != (self.kind, self.options):
+            if _any_day_closed(settings):
+                raise FeedError(
+                    f"{settings.home} already lives on another {before.kind} feed: repeat its options (feed.json), or "
+                    "set STRIPE_PLATFORM_HOME to a new folder")
+            before = None
         settings.home.mkdir(parents=True, exist_ok=True)
         _put(settings.home / "calendar.env", f"STRIPE_PLATFORM_FIRST_DAY={calendar.first.isoformat()}\n")
         _save(settings, before or self)
         return calendar
+
+
+def _any_day_closed(settings: Settings) -> bool:
+    with psycopg.connect(settings.need("oltp_dsn")) as conn:
+        return last_closed_day(conn) is not None
 
 
 def remembered(settings: Settings) -> FeedSpec | None:
@@ -106,6 +122,8 @@ def simulate(settings: Settings, day: dt.date | None = None, **options: Any) -> 
         day = calendar.first if last is None else last + dt.timedelta(days=1)
     if day < calendar.first:
         raise FeedError(f"{day} lies before {calendar.first}, the first day of this calendar: pick a later day")
+    if day > dt.datetime.now(dt.UTC).date():
+        raise FeedError(f"{day} lies in the future: days close in order, and none before it could be closed any more")
     if day > calendar.last and day.isoformat() not in spec.extra:
         spec = replace(spec, extra=(*spec.extra, day.isoformat()))
         _save(settings, spec)

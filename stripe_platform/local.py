@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def dagster_environment() -> dict[str, str]:
     """Variables that `dg` and `dagster` need to use this platform's instance."""
-    return {"DAGSTER_HOME": str(data_folder() / "dagster"), "DAGSTER_EVENT_BATCH_SIZE": "500"}
+    home = data_folder()
+    return {
+        "STRIPE_PLATFORM_HOME": str(home), "DAGSTER_HOME": str(home / "dagster"), "DAGSTER_EVENT_BATCH_SIZE": "500",
+    }
 
 
 def up() -> None:
@@ -54,6 +57,7 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     """This data folder's Dagster instance."""
     import dagster as dg
 
+    load_settings().need("dagster_dsn")  # before Dagster complains of its own variables
     os.environ.update(dagster_environment())
     with dg.DagsterInstance.get() as instance:
         yield instance

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -58,3 +60,34 @@ def test_stages_are_drawn_for_a_command(capsys):
     with progress.enabled(), progress.stage("capture changes", total=2) as advance:
         advance(2)
     assert "capture changes" in capsys.readouterr().err
+
+
+def test_a_folder_name_is_a_word_of_the_shell_and_not_a_command(monkeypatch, tmp_path):
+    home = tmp_path / "a b;touch pwned;"
+    monkeypatch.setenv("STRIPE_PLATFORM_HOME", str(home))
+    exports = RUNNER.invoke(cli.app, ["env"]).output
+    shown = subprocess.run(["sh", "-c", f'{exports} printf %s "$DAGSTER_HOME"'], cwd=tmp_path, check=True,
+                           capture_output=True, text=True).stdout
+    assert shown == str(home / "dagster")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("command", [["checks", "--fail-on", "eror"], ["freshness", "--fail-on", "error"]])
+def test_a_mistyped_gate_is_no_open_gate(command):
+    assert RUNNER.invoke(cli.app, command).exit_code == 2
+
+
+def test_a_store_that_does_not_answer_is_one_sentence_with_the_remedy():
+    with pytest.raises(psycopg.OperationalError) as refused:
+        psycopg.connect("postgresql://nobody:secret@127.0.0.1:1/none")
+    said = cli.sentence(refused.value)
+    assert "run `stripe-platform up`" in said
+    assert "secret" not in said
+    assert "\n" not in said
+
+
+def test_zero_days_are_refused_and_not_taken_for_the_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("STRIPE_PLATFORM_HOME", str(tmp_path / "home"))
+    refused = RUNNER.invoke(cli.app, ["demo", "--days", "0"])
+    assert "days must be at least 1" in str(refused.exception)
+    assert not (tmp_path / "home").exists(), "nothing is started for a mistyped option"

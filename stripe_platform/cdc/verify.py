@@ -2,20 +2,25 @@
 
 Level A: manifests form one hash chain, files have the named hashes, the slot is not ahead of what is durable.
 Level B: transactions are complete: ordinals 1..n of every commit are there, once, and counts are the manifests'.
+Level C: every daily file has its named hash and was made from batches of this chain.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from resources.lake import Lake, LakeError, open_lake
 from stripe_platform import progress
+from stripe_platform.cdc import batches
+from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.capture import durable_position
 from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest
 from stripe_platform.cdc.pgoutput import lsn_text
@@ -61,9 +66,44 @@ def verify(settings: Settings, *, lake: Lake | None = None) -> VerifyReport:
             report.changes += manifest.changes
             report.files += len(manifest.files)
             advance(1)
-    if settings.cdc_dsn is not None and chain.manifests:
+    if not chain.manifests:
+        report.problems.append("no batch is in the lake, there is nothing to prove: run `stripe-platform cdc capture`,"
+                               " or restore the lake from a backup")
+    report.problems += _left_over(lake, chain)
+    known = {(m.seq, f.path, f.sha256) for m in chain.manifests for f in m.files}
+    made = [path for path in lake.list(dailies.FOLDER) if path.endswith(".json")]
+    with progress.stage("verify daily files", len(made)) as advance:
+        for path in made:
+            report.problems += _daily(lake, known, path)
+            advance(1)
+    if settings.cdc_dsn is not None:
         report.problems += _slot(settings, lake)
     return report
+
+
+def _left_over(lake: Lake, chain: Chain) -> list[str]:
+    """A killed capture leaves files of the next batch at most; files beyond it had a manifest once."""
+    last = chain.manifests[-1].seq if chain.manifests else 0
+    beyond = {seq for path in lake.list(batches.FOLDER) if (seq := int(path.split("/")[2])) > last + 1}
+    return [f"batch {seq} has files in the lake and no manifest: restore it from a backup" for seq in sorted(beyond)]
+
+
+def _daily(lake: Lake, known: set[tuple[int, str, str]], path: str) -> list[str]:
+    _, _, table, name = path.split("/")
+    day = dt.date.fromisoformat(name.removesuffix(".json"))
+    remedy = f"materialize cdc/{table} for {day} again"
+    manifest = dailies.read(lake, table, day)
+    if manifest is None:
+        return [f"{path} cannot be read: {remedy}"]
+    if any((source.seq, source.path, source.sha256) not in known for source in manifest.sources):
+        return [f"{path} names batch files that are not in the chain: {remedy}"]
+    data = dailies.data_path(table, day)
+    try:
+        if hashlib.sha256(lake.read(data)).hexdigest() != manifest.sha256:
+            return [f"{data} is not what its manifest says: {remedy}"]
+    except LakeError as error:
+        return [f"{error}; or {remedy}"]
+    return []
 
 
 def _batch(lake: Lake, manifest: Manifest) -> list[str]:
@@ -112,10 +152,12 @@ def _ordinals(stamps: list[pa.Table], manifest: Manifest) -> list[str]:
 
 
 def _slot(settings: Settings, lake: Lake) -> list[str]:
-    epoch, durable = durable_position(lake)
-    with replication(settings) as connection:
-        try:
+    try:
+        epoch, durable = durable_position(lake)
+        with replication(settings) as connection:
             refuse_a_foreign_slot(epoch, inspect(connection, settings.cdc_slot), durable)
-        except CaptureError as error:
-            return [str(error)]
+    except CaptureError as error:
+        return [str(error)]
+    except psycopg.OperationalError:
+        return ["the source does not answer, so its slot cannot be compared: run `stripe-platform up`"]
     return []

@@ -118,6 +118,7 @@ def _writer(warehouse: WarehouseResource) -> Iterator[None]:
 
 @dbt_assets(
     manifest=_MANIFEST, name="dbt_reference", select="tag:reference", dagster_dbt_translator=_TRANSLATOR,
+    backfill_policy=SINGLE_RUN,  # no days, but a range of days may then run in one with them
     pool="dbt",
 )
 def reference(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import json
 
 import psycopg
 import pyarrow as pa
@@ -13,7 +14,7 @@ from cdc_source import FIRST, account_id, accounts, close, long_text, owner, rat
 from stripe_platform.cdc import capture as capturing
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureError, capture, ensure_slot, ledger_day_open
-from stripe_platform.cdc.compact import read_batch_file
+from stripe_platform.cdc.compact import compact, read_batch_file
 from stripe_platform.cdc.daily import Source
 from stripe_platform.cdc.manifest import Chain, ChainError
 from stripe_platform.cdc.pgoutput import lsn_int
@@ -223,3 +224,26 @@ def test_a_tampered_or_missing_batch_file_is_found(three_batches, source):
     assert report.verified_through == manifests.lsn_text(Chain.load(three_batches).manifests[0].to_lsn)
     three_batches.delete(path)
     assert "is missing in the lake" in verify(source, lake=three_batches).problems[0]
+
+
+def test_a_log_without_any_batch_proves_nothing(three_batches, source):
+    for path in three_batches.list("cdc/manifests"):
+        three_batches.delete(path)
+    problems = verify(source, lake=three_batches).problems
+    assert any("nothing to prove" in problem for problem in problems)
+    assert any("batch 2 has files in the lake and no manifest" in problem for problem in problems)
+    assert any("was advanced to" in problem for problem in problems)
+
+
+def test_a_daily_file_altered_or_made_from_other_batches_is_found(three_batches, source):
+    compact(three_batches, "accounts", FIRST, first_day=FIRST)
+    assert verify(source, lake=three_batches).problems == []
+    data, named = f"cdc/daily/accounts/{FIRST}.parquet", f"cdc/daily/accounts/{FIRST}.json"
+    good, manifest = three_batches.read(data), three_batches.read(named)
+    three_batches.put(data, good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    assert "is not what its manifest says" in verify(source, lake=three_batches).problems[0]
+    three_batches.put(data, good)
+    content = json.loads(manifest)
+    content["sources"][0]["sha256"] = "0" * 64
+    three_batches.put(named, json.dumps(content).encode())
+    assert "names batch files that are not in the chain" in verify(source, lake=three_batches).problems[0]

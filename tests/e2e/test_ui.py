@@ -31,6 +31,7 @@ LAUNCHED = ("STARTING", "STARTED", *ENDED)
 PATIENCE = 420  # seconds to wait for a run to end, a ceiling for busy machines: half a minute is usual
 RUNS = """query($since: Float!) { runsOrError(filter: {createdAfter: $since}) { ... on Runs { results {
   runId jobName status assetSelection { path } tags { key value } } } } }"""
+NODES = "{ assetNodes { assetKey { path } partitionDefinition { name } dependencyKeys { path } } }"
 STATUS = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) { __typename
   ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -58,6 +59,17 @@ class Ui:
         found = self.ask(RUNS, since=since)["runsOrError"]["results"]
         return [run for run in found if job in (None, run["jobName"])
                 and (tag is None or {"key": tag[0], "value": tag[1]} in run["tags"])]
+
+    def daily_upstream(self, asset: str) -> list[str]:
+        """The asset and all it depends on, those with daily partitions."""
+        nodes = {"/".join(node["assetKey"]["path"]): node for node in self.ask(NODES)["assetNodes"]}
+        found, left = set(), [asset]
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += ["/".join(parent["path"]) for parent in nodes[name]["dependencyKeys"]]
+        return sorted(name for name in found if nodes[name]["partitionDefinition"])
 
     def status(self, run: str) -> str:
         return self.ask(STATUS, id=run)["runOrError"]["status"]
@@ -203,13 +215,16 @@ def test_a_day_of_charges_and_its_upstream_is_materialized_by_clicking(ui):
 def test_a_backfill_of_28_days_is_one_run(ui):
     since = time.time() - 1
     days = [f"2026-06-{day:02}" for day in range(1, 29)]
+    assets = ui.daily_upstream("marts/fct_charges")
+    assert {"oltp/charges", "cdc/charges", "raw/charges", "marts/fct_charges"} <= set(assets)
     launched = ui.ask(BACKFILL, params={
-        "partitionNames": days, "assetSelection": [{"path": ["cdc", "charges"]}, {"path": ["raw", "charges"]}],
+        "partitionNames": days, "assetSelection": [{"path": name.split("/")} for name in assets],
         "tags": [{"key": "dagster/from_ui", "value": "true"}],
     })["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     runs = ui.ended(lambda: ui.runs(since, ("dagster/backfill", launched["backfillId"])), PATIENCE)
     assert [run["status"] for run in runs] == ["SUCCESS"]
+    assert len(runs[0]["assetSelection"]) == len(assets)
     tags = {tag["key"]: tag["value"] for tag in runs[0]["tags"]}
     assert tags["dagster/asset_partition_range_start"] == days[0]
     assert tags["dagster/asset_partition_range_end"] == days[-1]

@@ -181,10 +181,28 @@ def test_a_folder_keeps_its_feed_and_refuses_another(oltp: Settings):
     assert (days.first, days.last, days.last_with_tail) == (FIRST, FIRST + dt.timedelta(1), FIRST + dt.timedelta(3))
     assert spec.remember(oltp) == days
     assert load_settings().first_day == FIRST
+    current_feed(oltp).bring(FIRST)
     with pytest.raises(FeedError, match="already lives on another"):
         FeedSpec.simulated(days=3).remember(oltp)
     assert remembered(oltp) == spec
     assert current_feed(oltp).name == "simulated"
+
+
+def test_a_feed_that_never_brought_a_day_binds_nobody(oltp: Settings):
+    FeedSpec.simulated(days=2, per_day=100).remember(oltp)
+    other = FeedSpec.simulated(days=1, per_day=100)
+    other.remember(oltp)
+    assert remembered(oltp) == other
+
+
+def test_no_calendar_reaches_into_the_future(oltp: Settings):
+    today = dt.datetime.now(dt.UTC).date()
+    with pytest.raises(FeedError, match="choose an earlier --start or fewer --days"):
+        FeedSpec.simulated(first_day=today - dt.timedelta(days=10), days=5, dispute_lag_days=7).remember(oltp)
+    assert remembered(oltp) is None
+    simulate(oltp, days=1, per_day=100, dispute_lag_days=1)
+    with pytest.raises(FeedError, match="lies in the future"):
+        simulate(oltp, today + dt.timedelta(days=1))
 
 
 def test_simulating_on_brings_the_day_after_the_last_closed_with_charges(oltp: Settings):
