@@ -123,7 +123,8 @@ def show(report: dict[str, Any]) -> None:
         for currency in currencies
     ])
     if report["model"]["average_precision"] is None:
-        print(f"No fraud model: one needs {DAYS} days (to train, for labels to arrive, to test); see --days.\n")
+        print(f"No fraud model: one needs {DAYS} days (to train, for labels to arrive, to test); see --days. "
+              "Its checks stay not evaluated.\n")
     else:
         table("Fraud model", [{"metric": name, "value": value} for name, value in report["model"].items()])
     if report["quarantine"]:

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
 
     oltp_owner_dsn: SecretStr | None = None  # migrations only
     oltp_dsn: SecretStr | None = None  # write API: DML, no DDL
-    cdc_dsn: SecretStr | None = None  # REPLICATION: no table rights, yet it can copy the whole cluster; guard it as such
+    cdc_dsn: SecretStr | None = None  # REPLICATION: no table rights, yet it may copy the whole cluster (BASE_BACKUP)
     warehouse: Literal["postgres", "snowflake"] = "postgres"
     warehouse_dsn: SecretStr | None = None
     dagster_dsn: SecretStr | None = None
