@@ -113,6 +113,7 @@ def certified(
         remedy = f"materialize {asset} with its checks for that day first"
     else:
         reason = f"blocking check {check} {'failed' if outcome == 'failed' else 'could not be evaluated'}"
-        remedy = f"mend the data or the check, materialize {asset} with its checks for that day again, then repeat"
+        again = " with config reapply: true" if asset.startswith("raw/") else ""
+        remedy = f"mend the data or the check, materialize {asset} and its checks for that day{again}, then repeat"
     more = f" ({refused - 1} more refused)" if refused > 1 else ""
     raise UncertifiedInputError(f"{what} is not certified: {reason}{more}; {remedy}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -21,6 +21,7 @@ from resources.lake import Lake
 from stripe_platform import keys, progress
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import fold
+from stripe_platform.cdc.columns import FENCE
 from stripe_platform.cdc.compact import sort_by_key
 from stripe_platform.cdc.daily import Daily, NotContiguousError
 from stripe_platform.cdc.manifest import Chain
@@ -67,9 +68,10 @@ def columns_of(table: str) -> list[tuple[str, str]]:
 
 
 def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.date], *, chain: Chain | None = None,
-          first_day: dt.date | None = None) -> ApplyReport:
+          first_day: dt.date | None = None, reapply: bool = False) -> ApplyReport:
     """Bring ledger days of one table into `raw`; days that stand already are left alone.
 
+    `reapply` mends spoilt rows: it writes standing days again and removes rows of these days that no change made.
     `conn`: PostgreSQL warehouse; each chunk of days is one transaction with its fence rows.
     Raises `NotContiguousError` when a day, or one before it, is not complete in the lake or not applied yet.
     """
@@ -84,11 +86,12 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
         standing = _applied(conn, table)
     if wanted:
         _refuse_gaps(standing, chain, table, wanted[0].day, first_day)
-    pending = [d for d in wanted if standing.get(d.day) != d.digest]
+    pending = wanted if reapply else [d for d in wanted if standing.get(d.day) != d.digest]
     with progress.stage(f"apply raw/{table}", sum(d.rows for d in pending)) as advance:
         for chunk in _chunks(pending):
             with conn.transaction():
-                report.keys += _apply_chunk(conn, lake, table, chunk)
+                report.keys += _mend_chunk(conn, lake, table, chunk, standing) if reapply else _apply_chunk(
+                    conn, lake, table, chunk)
             report.days += [d.day for d in chunk]
             advance(sum(d.rows for d in chunk))
     if sum(d.rows for d in pending) >= ANALYZE_FROM:
@@ -158,29 +161,80 @@ def _chunks(pending: Sequence[Daily]) -> Iterator[list[Daily]]:
 
 def _apply_chunk(conn: psycopg.Connection, lake: Lake, table: str, chunk: Sequence[Daily]) -> int:
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
-    names = [name for name, _kind in columns_of(table)]
+    applied = 0
+    changes = _changes(lake, table, chunk)
+    for part in fold.segments(changes) if changes is not None else ():
+        if isinstance(part, fold.Truncation):
+            _truncate(conn, table, part)
+        elif part.num_rows:
+            applied += _merge(conn, table, _collapsed(table, part))
+    _record(conn, table, chunk)
+    return applied
+
+
+def _mend_chunk(conn: psycopg.Connection, lake: Lake, table: str, chunk: Sequence[Daily],
+                standing: Iterable[dt.date]) -> int:
+    """Apply days anew over rows that may be spoilt: they lose against their own identity, and lend no value."""
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
+    days = [d.day for d in chunk]
+    changes = _changes(lake, table, chunk)
+    if changes is not None and pc.any(pc.greater(pc.list_value_length(changes["_unchanged"]), 0)).as_py():
+        # What these changes left out stands in earlier ones; the rows as they stand are not to be trusted.
+        earlier = (dailies.read(lake, table, day) for day in sorted(standing) if day < days[0])
+        changes = _changes(lake, table, [*(d for d in earlier if d is not None), *chunk])
+    parts = [part if isinstance(part, fold.Truncation) else _collapsed(table, part)
+             for part in (fold.segments(changes) if changes is not None else ())]
+    made = [part for part in parts if isinstance(part, pa.Table)]
+    if len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
+        _remove_strangers(conn, table, days, made)
+    applied = 0
+    for part in parts:
+        if isinstance(part, fold.Truncation):
+            _truncate(conn, table, part)
+        elif part.num_rows:
+            applied += _merge(conn, table, part, mend=True)
+    _record(conn, table, chunk)
+    return applied
+
+
+def _remove_strangers(conn: psycopg.Connection, table: str, days: list[dt.date], made: Sequence[pa.Table]) -> None:
+    """Delete rows of these ledger days whose key and identity no change of them has."""
+    own = [*dailies.key_of(table), *FENCE]
+    target, every = sql.Identifier("raw", table), sql.SQL(", ").join(map(sql.Identifier, own))
+    conn.execute(sql.SQL("create temp table _made on commit drop as select {} from {} limit 0").format(every, target))
+    for rows in made:
+        _copy(conn, sql.Identifier("_made"), rows.select(own))
+    same = sql.SQL(" and ").join(sql.SQL("t.{0} = m.{0}").format(sql.Identifier(name)) for name in own)
+    conn.execute(sql.SQL(
+        "delete from {} t where _ledger_day = any(%s::date[]) and not exists (select from _made m where {})").format(
+        target, same), [days])
+    conn.execute("drop table _made")
+
+
+def _collapsed(table: str, changes: pa.Table) -> pa.Table:
+    return fold.collapse(sort_by_key(changes, dailies.key_of(table)), dailies.key_of(table))
+
+
+def _changes(lake: Lake, table: str, days: Sequence[Daily]) -> pa.Table | None:
+    """Changes of these days with their ledger day, without ciphertext; None where there are none."""
     parts = []
-    for day in chunk:
+    for day in days:
         if day.rows:
             read = dailies.read_changes(lake, day)
             read = read.select([n for n in read.column_names if n not in keys.TABLES[table].sensitive])
             parts.append(read.append_column("_ledger_day", pa.repeat(pa.scalar(day.day), read.num_rows)))
-    applied = 0
-    if parts:
-        changes = pa.concat_tables(parts, promote_options="default") if len(parts) > 1 else parts[0]
-        for part in fold.segments(changes):
-            if isinstance(part, fold.Truncation):
-                _truncate(conn, table, part)
-            elif part.num_rows:
-                applied += _merge(conn, table, names, fold.collapse(
-                    sort_by_key(part, dailies.key_of(table)), dailies.key_of(table)))
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _record(conn: psycopg.Connection, table: str, chunk: Sequence[Daily]) -> None:
     with conn.cursor() as cursor:
         cursor.executemany(
             "insert into raw._applied (table_name, day, digest, rows, through_seq) values (%s, %s, %s, %s, %s)"
             " on conflict (table_name, day) do update set digest = excluded.digest, rows = excluded.rows,"
             " through_seq = excluded.through_seq, applied_at = excluded.applied_at",
             [(table, d.day, d.digest, d.rows, d.through_seq) for d in chunk])
-    return applied
 
 
 def _truncate(conn: psycopg.Connection, table: str, cut: fold.Truncation) -> None:
@@ -191,10 +245,13 @@ def _truncate(conn: psycopg.Connection, table: str, cut: fold.Truncation) -> Non
         {"e": cut.fence[0], "l": cut.fence[1], "o": cut.fence[2], "d": cut.row["_ledger_day"]})
 
 
-def _merge(conn: psycopg.Connection, table: str, names: list[str], newest: pa.Table) -> int:
-    """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict."""
+def _merge(conn: psycopg.Connection, table: str, newest: pa.Table, *, mend: bool = False) -> int:
+    """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict.
+
+    `mend`: a state overwrites the row of its own identity too.
+    """
     key, target, applied = dailies.key_of(table), sql.Identifier("raw", table), newest.num_rows
-    rows = _with_fence(newest, names)
+    rows = _with_fence(newest, [name for name, _kind in columns_of(table)])
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
     fresh = None
     first = conn.execute(sql.SQL("select 1 from {} limit 1").format(target)).fetchone() is None
@@ -211,7 +268,7 @@ def _merge(conn: psycopg.Connection, table: str, names: list[str], newest: pa.Ta
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
             _resolve(conn, table, stage, target, key, origins, newest.filter(pending))
-        _upsert(conn, stage, target, key, rows.column_names)
+        _upsert(conn, stage, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
 
@@ -291,10 +348,11 @@ def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target
 
 
 def _upsert(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
-            names: Sequence[str]) -> None:
+            names: Sequence[str], *, mend: bool) -> None:
     every = sql.SQL(", ").join(map(sql.Identifier, names))
     assign = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names if n not in key)
     conn.execute(sql.SQL(
         "insert into {} as t ({}) select {} from {} on conflict ({}) do update set {}"
-        " where (excluded._epoch, excluded._commit_lsn, excluded._ord) > (t._epoch, t._commit_lsn, t._ord)").format(
-        target, every, every, stage, sql.SQL(", ").join(map(sql.Identifier, key)), assign))
+        " where (excluded._epoch, excluded._commit_lsn, excluded._ord) {} (t._epoch, t._commit_lsn, t._ord)").format(
+        target, every, every, stage, sql.SQL(", ").join(map(sql.Identifier, key)), assign,
+        sql.SQL(">=" if mend else ">")))

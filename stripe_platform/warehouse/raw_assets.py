@@ -30,6 +30,12 @@ class UnsupportedWarehouseError(RuntimeError):
     """The warehouse of this deployment has no loader yet."""
 
 
+class RawConfig(dg.Config):
+    """`reapply`: write days that stand once more, over rows that were spoilt since."""
+
+    reapply: bool = False
+
+
 def _columns(table: str) -> dg.TableSchema:
     own = load_schema()[table]
     return dg.TableSchema([
@@ -50,7 +56,7 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
             metadata={"dagster/column_schema": _columns(name), "dagster/table_name": f"raw.{name}"})
             for name in names])
     def loaded(
-        context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource,
+        context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource, config: RawConfig,
     ) -> Iterator[dg.MaterializeResult]:
         if warehouse.kind != "postgres":
             raise UnsupportedWarehouseError(
@@ -62,7 +68,8 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
         for name in chosen:
             begun = time.monotonic()
             with warehouse.connect() as connection:
-                report = raw.apply(connection, opened, name, days, chain=chain, first_day=first_day)
+                report = raw.apply(
+                    connection, opened, name, days, chain=chain, first_day=first_day, reapply=config.reapply)
             by_day = {day.isoformat(): rows for day, rows in report.rows.items()}
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,14 @@ import psycopg
 import pytest
 
 import asset_checks
+from asset_checks import factory
 from asset_checks.judge import WHOLE, Check, judge
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import snapshots as states
 from stripe_platform.documents.setup import ensure_collections
 from stripe_platform.features.declarations import feature_set_hash
+from stripe_platform.warehouse import raw
+from stripe_platform.warehouse.certify import UncertifiedInputError, certified
 
 pytestmark = pytest.mark.servers
 ALL = {f"{check.asset.to_user_string()}:{check.name}": check for check in asset_checks.declared()}
@@ -56,6 +60,17 @@ WAREHOUSE = [
     ("raw/charges", RAW.format("charges", "currency = 'EURO'"), "no_odd_currencies"),
     ("raw/charges", RAW.format("charges", "amount_captured = amount + 1"), "no_captured_beyond_amount"),
     ("raw/charges", RAW.format("charges", "amount_refunded = amount_captured + 1"), "no_refunded_beyond_capture"),
+    *((f"raw/{table}", RAW.format(table, change), "no_days_altered") for table, change in (
+        ("charges", "amount = amount + 1, amount_captured = amount_captured + 1"), ("charges", "status = 'pending'"),
+        ("charges", "created = created + interval '1 microsecond'"), ("charges", "disputed = not disputed"),
+        ("charges", "device_type = null"), ("charges", "device_type = ''"), ("charges", "_deleted = true"),
+        ("charges", "id = 'ch_other'"), ("charges", "_ord = _ord + 1"), ("charge_outcomes", "risk_score = 100"),
+        ("terminals", "latitude = latitude + 0.00001"), ("exchange_rates", "rate = rate + 0.0000000001"),
+        ("exchange_rates", "day = day - 1"), ("customers", "country = 'XX'"), ("currencies", "name = name || ' '"))),
+    ("raw/charges", ("with two as (select id, amount, lead(amount) over (order by id) as other, lead(id) over "
+     "(order by id) as next from raw.charges where _ledger_day = '2026-06-02'), pair as (select * from two where "
+     "amount < other limit 1) update raw.charges c set amount = case when c.id = p.id then p.other else p.amount end "
+     "from pair p where c.id in (p.id, p.next)"), "no_days_altered"),
     ("raw/charges", ("delete from raw.charges where id = (select min(id) from raw.charges "
      "where _ledger_day = '2026-06-02')"), "rows_scanned_equals_keys_in_the_log"),
     ("raw/payment_intents", ("insert into raw.payment_intents "
@@ -210,6 +225,28 @@ def test_a_violation_in_the_warehouse_turns_its_check_red(carried, asset, statem
         stores = dataclasses.replace(carried.stores, warehouse_resource=Uncommitted(connection))
         red(ASSETS[asset], stores, rule)
         connection.rollback()
+
+
+def test_a_spoilt_raw_row_is_refused_to_marts_until_its_day_is_applied_again(carried):
+    check, day, lake = ASSETS["raw/charges"], dt.date.fromisoformat(DAY), carried.stores.lake()
+
+    def judged() -> None:
+        factory.record(carried.stores, check, judge(check, carried.stores, [DAY]), "run")
+
+    def asked() -> None:
+        with carried.warehouse() as connection:
+            certified(connection, [check.asset], [day])
+
+    with carried.warehouse() as connection:
+        connection.execute("update raw.charges set amount = amount + 1 where id = (select min(id) from raw.charges "
+                           "where _ledger_day = %s)", [day])
+    judged()
+    with pytest.raises(UncertifiedInputError, match=r"materialize raw/charges .* with config reapply: true"):
+        asked()
+    with carried.warehouse() as connection:
+        assert raw.apply(connection, lake, "charges", [day], reapply=True).days == [day]
+    judged()
+    asked()
 
 
 def test_a_score_that_the_mart_lost_or_altered_turns_its_check_red(carried):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 
+import dagster as dg
 import psycopg
 import pytest
 from cdc_source import (
@@ -21,7 +22,11 @@ from cdc_source import (
     source_state,
 )
 
-from resources.warehouse import connect_postgres
+import asset_checks
+from asset_checks.judge import judge
+from asset_checks.stores import Stores
+from resources.lake import LakeResource
+from resources.warehouse import WarehouseResource, connect_postgres
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import snapshots
 from stripe_platform.cdc.capture import capture
@@ -30,9 +35,10 @@ from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import NotContiguousError
 from stripe_platform.cdc.manifest import ChainError
 from stripe_platform.cdc.snapshots import ResnapshotError, snapshot_range, state_at
-from stripe_platform.keys import OLTP_TABLES
+from stripe_platform.keys import OLTP_TABLES, key
 from stripe_platform.warehouse import raw
 from stripe_platform.warehouse.raw import UnknownStateError, apply
+from stripe_platform.warehouse.raw_assets import RAW_ASSETS
 
 TABLES = ("currencies", "countries", "accounts", "exchange_rates")
 
@@ -139,6 +145,130 @@ def test_a_stale_day_replayed_does_not_bring_back_what_is_newer(three_days, raw_
     (gone,) = [r for r in before if r[0] == account_id(2)]
     assert gone[-2:] == (True, days(3)[2])  # the tombstone stands, with its last values and the day it went
     assert gone[6] == "shop2"
+
+
+SPOILT = [
+    "update raw.accounts set mcc = '9999' where id = %(changed)s",
+    "delete from raw.accounts where id = %(changed)s",
+    "update raw.accounts set _deleted = true, mcc = null where id = %(changed)s",
+    "update raw.accounts set _commit_lsn = _commit_lsn + 1, mcc = '9999' where id = %(changed)s",
+    "update raw.accounts set id = %(planted)s where id = %(changed)s",
+    ("insert into raw.accounts select %(planted)s, type, country, default_currency, business_type, mcc, name,"
+    " charges_enabled, payouts_enabled, token, created, _source, _epoch, _commit_lsn, _ord, _deleted, _ledger_day"
+    " from raw.accounts where id = %(changed)s"),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_spoilt_row_is_mended_by_applying_its_day_again_and_not_otherwise(three_days, raw_connection, spoil):
+    apply(raw_connection, three_days, "accounts", days(3))
+    before = raw_all(raw_connection, "accounts")
+    raw_connection.execute(spoil, {"changed": account_id(1), "planted": account_id(77)})
+    spoilt = raw_all(raw_connection, "accounts")
+    assert spoilt != before
+    assert apply(raw_connection, three_days, "accounts", days(3)).days == []
+    assert raw_all(raw_connection, "accounts") == spoilt
+    assert apply(raw_connection, three_days, "accounts", [days(2)[1]], reapply=True).days == [days(2)[1]]
+    assert raw_all(raw_connection, "accounts") == before
+
+
+def test_the_asset_applies_standing_days_again_where_its_config_says_so(three_days, raw_connection):
+    apply(raw_connection, three_days, "accounts", days(3))
+    before = raw_all(raw_connection, "accounts")
+    raw_connection.execute(SPOILT[0], {"changed": account_id(1)})
+    for again in (False, True):
+        assert (raw_all(raw_connection, "accounts") == before) is False
+        dg.materialize(
+            RAW_ASSETS, selection=[key("raw", "accounts")], partition_key="2026-06-02",
+            resources={"lake": LakeResource(), "warehouse": WarehouseResource()},
+            run_config={"ops": {"raw_tables": {"config": {"reapply": again}}}})
+    assert raw_all(raw_connection, "accounts") == before
+
+
+def test_a_day_applied_again_overwrites_nothing_newer(three_days, raw_connection):
+    apply(raw_connection, three_days, "accounts", days(3))
+    before = raw_all(raw_connection, "accounts")
+    for day in (FIRST, days(2)[1], days(3)[2]):
+        apply(raw_connection, three_days, "accounts", [day], reapply=True)
+        assert raw_all(raw_connection, "accounts") == before
+    apply(raw_connection, three_days, "accounts", days(3), reapply=True)
+    assert raw_all(raw_connection, "accounts") == before
+
+
+def test_a_spoilt_value_that_its_change_left_out_is_mended_from_the_days_before(source, store, raw_connection):
+    with owner(source) as connection:
+        reference(connection)
+        accounts(connection, 1, 1, name=long_text("x"))
+        close(connection, FIRST)
+        connection.execute("update oltp.accounts set mcc = '0001' where id = %s", [account_id(1)])
+        close(connection, days(2)[1])
+        expected = source_state(connection, "accounts")
+    capture(source)
+    compact_range(store, ["accounts"], days(2))
+    apply(raw_connection, store, "accounts", days(2))
+    raw_connection.execute("update raw.accounts set name = 'spoilt'")
+    apply(raw_connection, store, "accounts", [days(2)[1]], reapply=True)
+    assert raw_state(raw_connection, "accounts") == expected
+
+
+def test_a_random_history_applied_again_is_the_same(source, store, raw_connection):
+    dice = random.Random(11)  # noqa: S311 - a replayable history
+    with owner(source) as connection:
+        reference(connection)
+        for day in days(3):
+            random_day(connection, dice, day)
+    capture(source)
+    compact_range(store, TABLES, days(3))
+    for table in TABLES:
+        apply(raw_connection, store, table, days(3))
+        assert not_passed(table, days(3)) == []
+        before = raw_all(raw_connection, table)
+        for day in days(3):
+            apply(raw_connection, store, table, [day], reapply=True)
+        assert raw_all(raw_connection, table) == before
+
+
+def not_passed(table: str, judged: list[dt.date]) -> list[tuple[str, tuple[str, ...]]]:
+    """Days and reasons that the check of a raw table gives."""
+    (check,) = (c for c in asset_checks.declared() if c.asset == key("raw", table))
+    verdicts = judge(check, Stores.of_settings(), [day.isoformat() for day in judged])
+    return [(v.partition, v.reasons) for v in verdicts if not v.passed]
+
+
+def test_a_left_out_value_is_judged_by_the_day_that_had_it(source, store, raw_connection):
+    with owner(source) as connection:
+        reference(connection)
+        accounts(connection, 1, 2, name=long_text("x"))
+        close(connection, FIRST)
+        connection.execute("update oltp.accounts set mcc = '0001' where id = %s", [account_id(1)])
+        connection.execute("update oltp.accounts set id = %s where id = %s", [account_id(9), account_id(2)])
+        close(connection, days(2)[1])
+    capture(source)
+    compact_range(store, ["accounts"], days(2))
+    apply(raw_connection, store, "accounts", days(2))
+    assert not_passed("accounts", days(2)) == not_passed("accounts", days(2)[1:]) == []
+    for name in (1, 9):
+        raw_connection.execute("update raw.accounts set name = name || '!' where id = %s", [account_id(name)])
+        assert not_passed("accounts", days(2)) == [("2026-06-02", ("no_days_altered",))]
+        apply(raw_connection, store, "accounts", days(2)[1:], reapply=True)
+
+
+@pytest.mark.parametrize("spoil", [
+    "rate = rate + 0.0000000001", "_deleted = true", "_commit_lsn = _commit_lsn + 1", "to_currency = 'usd'"])
+def test_a_row_of_a_truncated_table_is_not_altered_unseen(source, store, raw_connection, spoil):
+    with owner(source) as connection:
+        reference(connection)
+        connection.execute("insert into oltp.exchange_rates values ('2026-06-01', 'usd', 'eur', 1.5)")
+        close(connection, FIRST)
+        connection.execute("truncate oltp.exchange_rates")
+        connection.execute("insert into oltp.exchange_rates values ('2026-06-02', 'usd', 'eur', 1.25)")
+        close(connection, days(2)[1])
+    capture(source)
+    compact_range(store, ["exchange_rates"], days(2))
+    apply(raw_connection, store, "exchange_rates", days(2))
+    assert not_passed("exchange_rates", days(2)) == []
+    raw_connection.execute(f"update raw.exchange_rates set {spoil} where day = '2026-06-02'")
+    assert not_passed("exchange_rates", days(2)) == [("2026-06-02", ("no_days_altered",))]
 
 
 def test_a_day_out_of_order_is_refused_with_the_range_to_materialize(three_days, raw_connection):

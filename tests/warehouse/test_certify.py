@@ -56,7 +56,16 @@ def test_a_failed_or_unevaluated_verdict_is_refused_by_name_of_the_check(conn, o
         certified(conn, [CHARGES], DAYS)
     with pytest.raises(UncertifiedInputError, match="keys_are_unique"):
         certified(conn, [CHARGES], None)
+    with pytest.raises(UncertifiedInputError, match=r"materialize raw/charges .* with config reapply: true"):
+        certified(conn, [CHARGES], DAYS)
     certified(conn, [CHARGES], DAYS[:1])
+
+
+def test_only_raw_tables_are_said_to_be_applied_again(conn):
+    record_verdicts(conn, asset_key="marts/fct_charges", check_name="rows", blocking=True, run_id="run",
+                    outcomes=[(DAYS[0].isoformat(), "failed", 3)])
+    with pytest.raises(UncertifiedInputError, match=r"materialize marts/fct_charges and its checks for that day, then"):
+        certified(conn, ["marts/fct_charges"], DAYS[:1])
 
 
 def test_a_check_that_does_not_block_neither_refuses_nor_certifies(conn):
