@@ -5,6 +5,7 @@ PLANNED. Instead every partition key gets an evaluation of its own, then a summa
 """
 # No `from __future__ import annotations` here: Dagster resolves the step's context class from its annotation.
 
+import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ from stripe_platform.warehouse import certify
 # An evaluation is two rows in the run storage. A longer range names only its failing days one by one (as many as
 # this); every day's verdict is in ops.check_verdicts whatever the length.
 MAX_PARTITION_EVENTS = 31
+PARTITION_TAG = "dagster/partition"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def build(checks: Iterable[Check]) -> list[dg.AssetChecksDefinition]:
@@ -113,9 +116,16 @@ def _metadata(verdict: Verdict) -> dict[str, dg.MetadataValue]:
 
 
 def _partitions(context: dg.AssetCheckExecutionContext, check: Check) -> list[str]:
-    """Days of the run; started without days (from the UI, say), every day that was ever materialized."""
+    """Days of the run; started without days (from the UI, say), every day that was ever materialized.
+
+    Read from the run's tags: to Dagster a run of nothing but checks has no partitions.
+    """
     if not check.partitioned:
         return [WHOLE]
-    if context.has_partition_key or context.has_partition_key_range:
-        return sorted(context.partition_keys)
+    tags = context.run.tags
+    if PARTITION_TAG in tags:
+        return [tags[PARTITION_TAG]]
+    if RANGE_START in tags:
+        first, last = (dt.date.fromisoformat(tags[name]) for name in (RANGE_START, RANGE_END))
+        return [(first + dt.timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
     return sorted(context.instance.get_materialized_partitions(check.asset))

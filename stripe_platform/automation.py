@@ -4,6 +4,7 @@ import datetime as dt
 
 import dagster as dg
 
+import asset_checks
 from stripe_platform import keys
 
 SCORES = dg.AssetSelection.assets(keys.key("oltp", "fraud_assessments"))
@@ -31,7 +32,12 @@ NIGHTLY = dg.define_asset_job(
     "nightly", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED | SERVED,
     description="Close yesterday and carry it through every layer.",
 )
-JOBS = [INGEST, TRANSFORM, TRAIN, ARRIVALS, NIGHTLY]
+CHECKS = [dg.AssetCheckKey(check.asset, check.name) for check in asset_checks.declared()]
+JUDGE = dg.define_asset_job(
+    "judge", dg.AssetSelection.checks(*CHECKS),
+    description="Judge again what stands: nothing is written but verdicts. Without days, every day there is.",
+)
+JOBS = [INGEST, TRANSFORM, TRAIN, ARRIVALS, NIGHTLY, JUDGE]
 
 
 # Local calendars are simulated and closed by the demo: the schedule is seeded as stopped, production starts it.

@@ -109,6 +109,8 @@ def doctor(as_json: Json = False) -> None:
 def checks(
     select: Annotated[list[str] | None, typer.Option(help="Only this group (layer); may repeat.")] = None,
     fail_on: Annotated[Literal["error"] | None, typer.Option(help="Exit 1 on failed or not evaluated.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="Judge everything again first.")] = False,
+    day: Annotated[dt.date | None, typer.Option(parser=day, metavar="YYYY-MM-DD", help="With --run: this day.")] = None,
     as_json: Json = False,
 ) -> None:
     """Latest verdict of every check. Example: stripe-platform checks --select marts --fail-on error"""
@@ -116,6 +118,7 @@ def checks(
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
+    judged = not run or _judge(day)
     found = report(load_settings(), select or [])
     if as_json:
         emit(found)
@@ -123,8 +126,22 @@ def checks(
         show("Checks", found["groups"])
         if found["items"]:
             show("Not passed", found["items"][:MAX_SHOWN], note=_more(found["items"]))
-    if fail_on == "error" and (found["failed"] or found["not_evaluated"]):
+    bad = found["failed"] or found["not_evaluated"]
+    if (bad and fail_on == "error") or (not bad and not judged):
         raise typer.Exit(1)
+
+
+def _judge(day: dt.date | None) -> bool:
+    from stripe_platform import local, progress, runs
+    from stripe_platform.definitions import defs
+
+    with local.dagster_instance() as instance, progress.enabled(), progress.stage("judge"):
+        try:
+            runs.run_job(defs, instance, "judge", day, day)
+        except runs.RunFailedError as failed:  # a verdict that blocks fails the run too: the table says which
+            typer.echo(str(failed), err=True)
+            return False
+    return True
 
 
 @lineage_app.command("export")

@@ -112,5 +112,4 @@ def test_dg_launches_one_partition_and_a_planted_violation_turns_the_checks_red(
     finally:
         with psycopg.connect(_dsn(platform, "WAREHOUSE_DSN")) as connection:
             connection.execute("update raw.charges set amount = -amount where id = %s", changed)
-        platform.run("launch", "--assets", "key:raw/charges", "--partition", "2026-06-10", tool="dg")
-    platform.run("checks", "--fail-on", "error")
+    platform.run("checks", "--run", "--day", "2026-06-10", "--fail-on", "error")
