@@ -94,6 +94,7 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            text = error.message.strip().split("\n")[-1] if error else "no reason was recorded"
+            # The first line: a database puts the row's values into the lines after it.
+            text = error.message.strip().split("\n")[0] if error else "no reason was recorded"
             return f"{event.step_key}: {text}"
     return "a blocking check did not pass: see `stripe-platform checks`"

@@ -134,6 +134,10 @@ def _copy(conn: psycopg.Connection, ring: Keyring, table: str, rows: pa.Table, d
         # The server's DETAIL shows the row: only the rule's name may travel on.
         rule = error.diag.constraint_name or error.diag.column_name or type(error).__name__
         raise LoadError(f"rows of oltp.{table} for {day} break the rule {rule}: nothing of it was written") from None
+    except psycopg.Error as error:
+        # CONTEXT, and for some errors the message itself, shows values: the error's class and code say enough.
+        name = f"{type(error).__name__}, SQLSTATE {error.sqlstate}" if error.sqlstate else type(error).__name__
+        raise LoadError(f"rows of oltp.{table} for {day} were refused ({name}): nothing of it was written") from None
 
 
 def _seal(conn: psycopg.Connection, ring: Keyring, table: str, rows: pa.Table) -> pa.Table:

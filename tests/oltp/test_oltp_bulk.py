@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from stripe_platform.oltp.assessments import Assessment, write_assessments
 from stripe_platform.oltp.bulk import BadRecord, DayRows, LoadError, load_day
 from stripe_platform.oltp.calendar import CalendarError, close_day, last_closed_day
 from stripe_platform.oltp.feed import ObservedFeed, count_day
+from stripe_platform.runs import _reason
 from stripe_platform.settings import Settings
 from stripe_platform.simulation.days import Days
 from stripe_platform.simulation.world import Options
@@ -91,6 +93,35 @@ def test_a_day_with_a_row_that_breaks_a_rule_is_refused_whole(shop: Shop, table:
     assert "1001" not in str(refused.value)
     assert last_closed_day(shop.conn) is None
     assert shop.conn.execute("select count(*) from ops.load_day").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("label", "created", "message"), [
+    ("4242\0", dt.datetime(2026, 6, 1, tzinfo=dt.UTC), "CharacterNotInRepertoire, SQLSTATE 22021"),
+    ("4242", "4242 o'clock", "InvalidDatetimeFormat, SQLSTATE 22007"),
+])  # fmt: skip
+def test_what_the_database_cannot_read_is_refused_by_table_day_and_code_without_a_value(
+    shop: Shop, label: str, created: object, message: str
+):
+    rows = pa.table({"id": ["tmr_1"], "account_id": [shop.account], "label": [label], "device_type": ["pos"],
+                     "country": ["FR"], "latitude": ["1"], "longitude": ["1"], "created": [created]})  # fmt: skip
+    with pytest.raises(LoadError, match=rf"rows of oltp\.terminals for {DAY} were refused \({message}\)") as refused:
+        load_day(shop.conn, shop.ring, "bad", DAY, lambda: DayRows({"terminals": rows}))
+    assert "4242" not in str(refused.value)
+    assert shop.conn.execute("select count(*) from ops.load_day").fetchone() == (0,)
+
+
+def test_the_reason_of_a_failed_run_is_the_first_line_of_its_error():
+    @dg.op
+    def fails() -> None:
+        raise ValueError("the rule\nCONTEXT:  COPY terminals, line 1, column label: 4242")
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    reason = _reason(job.execute_in_process(raise_on_error=False))
+    assert reason.endswith("the rule")
+    assert "4242" not in reason
 
 
 def test_days_close_once_and_in_order(oltp: Settings):
