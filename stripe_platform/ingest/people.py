@@ -25,6 +25,8 @@ class People:
         self._digest, self._day, self._country, self._currency = digest, first_day, country, currency
         self._customers = pd.Index(np.sort(rows["customer"].unique()))
         self._terminals = pd.Index(np.sort(rows["terminal"].unique()))
+        # Labels count in the order of first use: a number of the file could be anything, a card number too.
+        self._labels = pd.Index(rows["terminal"].unique()).get_indexer(self._terminals) + 1
         self._account_of = np.arange(len(self._terminals)) // TERMINALS_PER_ACCOUNT
         self.account_ids = self._ids("acct", int(self._account_of[-1]) + 1)
         self.terminal_ids = self._ids("tmr", len(self._terminals))
@@ -59,7 +61,7 @@ class People:
             }),
             "terminals": pa.table({
                 "id": self.terminal_ids, "account_id": self.account_ids.take(pa.array(self._account_of)),
-                "label": [f"Terminal {number}" for number in self._terminals],
+                "label": [f"Terminal {number}" for number in self._labels],
                 "device_type": pa.repeat("pos", terminals), "country": self._all(terminals),
                 "latitude": [f"{v:.5f}" for v in _NORTH + rng.uniform(-_SPREAD, _SPREAD, terminals)],
                 "longitude": [f"{v:.5f}" for v in _EAST + rng.uniform(-_SPREAD, _SPREAD, terminals)],

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from stripe_platform.ingest.people import People
 from stripe_platform.ingest.reading import FileError, check, digest_of, read_transactions
-from stripe_platform.ingest.rules import RULES, Judged, judge
+from stripe_platform.ingest.rules import RULES, Judged, id_hashes, judge
 from stripe_platform.keyring import open_keyring
 from stripe_platform.oltp.bulk import BadRecord, DayRows, load_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, observe
@@ -30,6 +30,7 @@ from stripe_platform.settings import Settings
 
 LABEL_DELAY = dt.timedelta(days=7)
 DAY_US = 86_400_000_000
+LONGEST = 3_660  # days of a window that nobody asked for: one wrong year would make partitions for decades
 
 
 class FileFeed:
@@ -41,6 +42,7 @@ class FileFeed:
         self, settings: Settings, files: Sequence[Path], *, currency: str = REPORTING, country: str = "FR",
         start: dt.date | None = None, days: int | None = None,
     ) -> None:
+        currency = currency.lower()  # as in the files' column
         if currency not in CURRENCIES:
             raise FileError(f"{files[0].name}: currency {currency!r} is unknown: name one of {', '.join(CURRENCIES)}")
         if country not in COUNTRIES:
@@ -58,7 +60,8 @@ class FileFeed:
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     def calendar(self) -> BusinessDays:
-        return self._calendar
+        calendar, _ = self._calendar, self._mine  # a window without transactions is refused, not remembered
+        return calendar
 
     @cached_property
     def _calendar(self) -> BusinessDays:
@@ -69,7 +72,7 @@ class FileFeed:
     def bring(self, day: dt.date) -> DayLoad:
         """Import one day; a day outside the calendar is observed, not made."""
         with psycopg.connect(self._settings.need("oltp_dsn"), autocommit=True) as conn:
-            if day not in self.calendar():
+            if day not in self._calendar:
                 return observe(conn, day)
             return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(conn, day))
 
@@ -87,7 +90,13 @@ class FileFeed:
             return self._start, self._days
         us = self._judged.good["us"].to_numpy()
         first = self._start or _day_of(us.min())
-        return first, self._days or (_day_of(us.max()) - first).days + 1
+        days = self._days or (_day_of(us.max()) - first).days + 1
+        if days < 1:
+            raise FileError(f"{self._files[0].name} has no transaction in the days from {first}: move --start")
+        if self._days is None and days > LONGEST:
+            raise FileError(f"{self._files[0].name} spans {days:,} days from {first}, more than {LONGEST:,}: "
+                            "give --start and --days")  # fmt: skip
+        return first, days
 
     @cached_property
     def _mine(self) -> pd.DataFrame:
@@ -103,7 +112,7 @@ class FileFeed:
     def _ids(self) -> tuple[pa.Array, pa.Array]:
         """Intent and charge ids of `_mine`: a transaction keeps its ids whatever else its file holds."""
         us = self._mine["us"].to_numpy()
-        names = pd.util.hash_array(self._mine["transaction"].to_numpy())
+        names = id_hashes(self._mine["transaction"].to_numpy())
         return pa.array(uuid7_named("pi", us, names)), pa.array(uuid7_named("ch", us, names))
 
     @cached_property
@@ -122,10 +131,15 @@ class FileFeed:
         return DayRows(tables, refused)
 
     def _refused(self, day: dt.date) -> list[BadRecord]:
-        """Bad records of this day; those without a readable time come with the first day."""
-        first, start = self._window[0], day_us(day)
-        at = self._judged.bad_us
-        mine = (at >= start) & (at < start + DAY_US) | ((at < 0) & (day == first))
+        """Bad records of this day; the first brings also those that no day of the calendar would bring."""
+        calendar, start, at = self._calendar, day_us(day), self._judged.bad_us
+        mine = (at >= start) & (at < start + DAY_US)
+        if day == calendar.first:
+            mine |= at < 0
+            if self._start is None:
+                mine |= at < start
+            if self._days is None:
+                mine |= at >= day_us(calendar.last_with_tail) + DAY_US
         return [self._judged.bad[i] for i in np.nonzero(mine)[0]]
 
     def _charge_rows(
@@ -165,7 +179,7 @@ class FileFeed:
         start, end = (int(np.searchsorted(us, day_us(day) + gap)) for gap in (0, DAY_US))
         due = start + np.nonzero(self._mine["fraud"].to_numpy()[start:end])[0]
         rows = self._mine.iloc[due]
-        ids = uuid7_named("dp", us[due], pd.util.hash_array(rows["transaction"].to_numpy()))
+        ids = uuid7_named("dp", us[due], id_hashes(rows["transaction"].to_numpy()))
         # Charges that stood before this source came have their disputes already.
         known = {r[0] for r in conn.execute("select id from oltp.disputes where id = any(%s)", [ids])}
         fresh = np.array([name not in known for name in ids], dtype=bool)

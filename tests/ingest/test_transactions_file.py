@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stripe_platform.feeds import FeedSpec, current_feed
@@ -274,3 +277,218 @@ def test_the_same_file_gives_the_same_rows_in_every_clean_run(oltp: Settings, tm
         one, other = (FileFeed(oltp, [file])._rows(conn, DAY).tables for _ in range(2))
     assert one.keys() == other.keys()
     assert all(one[name].equals(other[name]) for name in one)
+
+
+def lines(folder: Path, *changed: tuple[int, str], note: str | None = None, end: str = "\n") -> Path:
+    """The six records as CSV, some lines replaced (0 is the header), with a last column of prose if `note` is given."""
+    text = csv(folder, records() if note is None else records(NOTE="")).read_text().splitlines()
+    if note is not None:
+        text[3] = text[3].removesuffix('""') + note
+    for number, line in changed:
+        text[number] = line
+    (folder / "some.csv").write_bytes((end.join(text) + end).encode())
+    return folder / "some.csv"
+
+
+def reasons(file: Path) -> tuple[int, list[tuple[str, str]]]:
+    judged = judge(read_transactions([file]), "eur")
+    return len(judged.good), [(bad.record, bad.rule) for bad in judged.bad]
+
+
+@pytest.mark.parametrize("line", [
+    '12,2018-06-11 02:00:02,1,8,"1.1,0', '"12,2018-06-11 02:00:02,1,8,1.1,0', '12,2018-06-11 02:00:02,1,8,1.1,"0',
+    '12,2018-06-11 02:00:02,1,8,1.1,"0""', '12,"2018-06-11 02:00:02",1,"8,1.1,0', '12,"2018-06-11',
+])  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_quote_that_is_never_closed_costs_its_record_only(tmp_path: Path, line: str, end: str):
+    assert reasons(lines(tmp_path, (3, line), end=end)) == (5, [("some.csv row 3", "quote_closed")])
+
+
+def test_an_unclosed_quote_is_not_closed_by_the_quote_of_a_later_record(tmp_path: Path):
+    later = [(3, '12,2018-06-11 02:00:02,1,8,1.1,"0'), (5, '14,"2018-06-12 01:00:01",1,40,9.99,1')]
+    assert reasons(lines(tmp_path, *later)) == (5, [("some.csv row 3", "quote_closed")])
+    two = [(3, '12,2018-06-11 02:00:02,1,8,1.1,"0'), (5, '14,2018-06-12 01:00:01,1,40,9.99,"1')]
+    assert reasons(lines(tmp_path, *two)) == (4, [(f"some.csv row {n}", "quote_closed") for n in (3, 5)])
+    # Closed at the end of another field: neither a number nor an id holds a line break.
+    ended = [(3, '12,2018-06-11 02:00:02,1,8,"1.1,0'), (4, '13,2018-06-12 00:00:00,2,9",220.5,0')]
+    good, bad = reasons(lines(tmp_path, *ended))
+    assert (good, bad) == (5, [("some.csv row 3", "quote_closed")])
+
+
+def test_a_quoted_line_break_in_prose_is_part_of_its_field(tmp_path: Path):
+    note = '"two\nlines, ""quoted"",\n\n99,2018-06-11 00:00:00,1,7,5.0,0,"'
+    assert reasons(lines(tmp_path, note=note)) == (6, [])
+    spoilt = (5, "14,2018-06-12 01:00:01,1,40,-9.99,1,")
+    assert reasons(lines(tmp_path, spoilt, note=note)) == (5, [("some.csv row 5", "amount_not_negative")])
+    # Unclosed prose that a later quote seems to close, with too many fields then.
+    assert reasons(lines(tmp_path, (5, '14,2018-06-12 01:00:01,1,40,9.99,1,x",y'), note='"open')) == (
+        4, [("some.csv row 3", "quote_closed"), ("some.csv row 5", "record_complete")])
+
+
+def test_every_line_of_a_large_file_with_many_open_quotes_is_good_or_bad(tmp_path: Path):
+    file = tmp_path / "large.csv"
+    good = [f'{i},2018-06-11 00:00:00,"{i % 9}",7,"1.50",0,"a\nb"' for i in range(60_000)]
+    for i in range(100, 60_000, 700):
+        good[i] = f'{i},2018-06-11 00:00:00,"{i % 9},7,1.50,0,x'
+    file.write_text("\n".join([",".join(records().columns) + ",NOTE", *good]) + "\n")
+    judged = judge(read_transactions([file]), "eur")
+    assert [(bad.record, bad.rule) for bad in judged.bad] == [
+        (f"large.csv row {i + 1}", "quote_closed") for i in range(100, 60_000, 700)]
+    assert len(judged.good) + len(judged.bad) == 60_000
+
+
+def test_an_unclosed_quote_in_the_header_is_refused(tmp_path: Path):
+    header = '"TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD'
+    with pytest.raises(FileError, match=r"some\.csv: a quote opened in its header is never closed: close it"):
+        read_transactions([lines(tmp_path, (0, header))])
+
+
+def test_a_record_of_the_future_is_quarantined_and_does_not_stretch_the_calendar(oltp: Settings, tmp_path: Path):
+    stamps = records()["TX_DATETIME"].copy()
+    stamps[5] = pd.Timestamp("2150-01-01")
+    loads = bring(oltp, parquet(tmp_path, records(TX_DATETIME=stamps)))
+    assert [load.day for load in loads] == [DAY + dt.timedelta(days=i) for i in range(2 + 7)]
+    assert quarantined(oltp) == [("some.parquet row 6", "time_not_in_the_future",
+        "some.parquet row 6: the time lies more than a day in the future (rule time_not_in_the_future)")]  # fmt: skip
+    assert rows(oltp, "select count(*) from oltp.charges") == [(5,)]
+
+
+def test_an_instant_within_a_day_from_now_is_no_future(tmp_path: Path):
+    now = pd.Timestamp.now("UTC")
+    stamps = [now + pd.Timedelta(hours=h) for h in (-1, 0, 1, 23, 25, 49)]
+    assert reasons(parquet(tmp_path, records(TX_DATETIME=stamps))) == (
+        4, [(f"some.parquet row {n}", "time_not_in_the_future") for n in (5, 6)])
+
+
+def test_bad_records_outside_the_computed_window_come_with_its_first_day(oltp: Settings, tmp_path: Path):
+    stamps = records()["TX_DATETIME"].copy()
+    stamps[0], stamps[5] = pd.Timestamp("2018-05-01"), pd.Timestamp("2018-09-01")
+    file = parquet(tmp_path, records(TX_DATETIME=stamps, TX_AMOUNT=[-1.0, 2.0, 3.0, 4.0, 5.0, -6.0]))
+    assert sum(load.quarantined for load in bring(oltp, file)) == 2
+    assert [record for record, _, _ in quarantined(oltp)] == ["some.parquet row 1", "some.parquet row 6"]
+
+
+def test_a_computed_window_of_more_than_ten_years_is_refused(oltp: Settings, tmp_path: Path):
+    stamps = records()["TX_DATETIME"].copy()
+    stamps[0] = pd.Timestamp("1999-01-01")
+    file = parquet(tmp_path, records(TX_DATETIME=stamps))
+    with pytest.raises(FileError, match="spans 7,103 days from 1999-01-01, more than 3,660: give --start and --days"):
+        FeedSpec.file([file]).remember(oltp)
+    assert not (oltp.home / "feed.json").exists()
+    assert FileFeed(oltp, [file], start=DAY, days=2).calendar().days == 2
+
+
+@pytest.mark.parametrize(("start", "days"), [("2019-01-01", None), ("2019-01-01", 3), ("2018-06-13", None)])
+def test_a_window_without_transactions_is_refused_before_it_is_remembered(
+    oltp: Settings, tmp_path: Path, start: str, days: int | None
+):
+    spec = FeedSpec.file([parquet(tmp_path, records())], start=dt.date.fromisoformat(start), days=days)
+    with pytest.raises(FileError, match=rf"some\.parquet has no transaction in the .*days from {start}: move --start"):
+        spec.remember(oltp)
+    assert not (oltp.home / "feed.json").exists()
+    assert not (oltp.home / "calendar.env").exists()
+
+
+@pytest.mark.parametrize("column", ["TRANSACTION_ID", "CUSTOMER_ID", "TERMINAL_ID"])
+@pytest.mark.parametrize("char", ["\0", "\x1b", "\t", "\n", "\x7f"])
+def test_a_control_character_in_an_id_costs_its_record_only(tmp_path: Path, column: str, char: str):
+    file = parquet(tmp_path, spoiled(column, 3, f"4{char}2"))
+    assert reasons(file) == (5, [("some.parquet row 3", "id_without_control_characters")])
+    if char != "\n":
+        file = csv(tmp_path, spoiled(column, 3, f"4{char}2"))
+        assert reasons(file) == (5, [("some.csv row 3", "id_without_control_characters")])
+
+
+def damaged(folder: Path) -> Path:
+    file = parquet(folder, records(), "damaged.parquet")
+    content = bytearray(file.read_bytes())
+    content[4:200] = bytes(196)
+    file.write_bytes(content)
+    return file
+
+
+def test_files_in_another_encoding_damaged_or_of_odd_types_are_refused_in_one_sentence(oltp: Settings, tmp_path: Path):
+    csv(tmp_path, records(), "utf16.csv").write_bytes((tmp_path / "utf16.csv").read_text().encode("utf-16"))
+    (tmp_path / "utf16le.csv").write_bytes((tmp_path / "utf16.csv").read_bytes()[2:])
+    latin = csv(tmp_path, records(NOTE=["", "", "caf\xe9", "", "", ""]), "latin.csv")
+    latin.write_bytes(latin.read_text().encode("latin-1"))
+    doubled = csv(tmp_path, records(), "doubled.csv")
+    doubled.write_text("\n".join(line + (",TX_AMOUNT" if n == 0 else ",1.0")
+                                 for n, line in enumerate(doubled.read_text().splitlines())) + "\n")  # fmt: skip
+    table = pa.Table.from_pandas(records())
+    pq.write_table(table.append_column("TX_AMOUNT", table["TX_AMOUNT"]), tmp_path / "doubled.parquet")
+    cases = {
+        r"utf16\.csv line 1 is not in UTF-8: save the file": tmp_path / "utf16.csv",
+        r"utf16le\.csv line 1 is not in UTF-8: save the file": tmp_path / "utf16le.csv",
+        r"latin\.csv line 4 is not in UTF-8: save the file": latin,
+        r"damaged\.parquet is damaged behind its Parquet schema: copy or write": damaged(tmp_path),
+        r"doubled\.csv has column TX_AMOUNT more than once: keep": doubled,
+        r"doubled\.parquet has column TX_AMOUNT more than once: keep": tmp_path / "doubled.parquet",
+    }
+    odd: dict[str, list[Any]] = {"binary": [b"1"] * 6, "list": [[1]] * 6, "struct": [{"a": 1}] * 6}
+    for name, values in odd.items():
+        cases[rf"{name}\.parquet: column CUSTOMER_ID holds {name}.*: write it as text or numbers"] = parquet(
+            tmp_path, records(CUSTOMER_ID=values), f"{name}.parquet")
+    cases[r"date\.parquet: column TX_AMOUNT holds date32.*: write it as text or numbers"] = parquet(
+        tmp_path, records(TX_AMOUNT=[DAY] * 6), "date.parquet")
+    for message, file in cases.items():
+        with pytest.raises(FileError, match=message) as refused:
+            bring(oltp, file)
+        assert "\n" not in str(refused.value)
+    assert rows(oltp, "select count(*) from ops.day_ledger") == [(0,)]
+
+
+def test_columns_as_other_writers_make_them_are_read_by_their_values(tmp_path: Path):
+    index = records().set_index("TRANSACTION_ID")
+    index.to_parquet(tmp_path / "index.parquet")
+    assert reasons(tmp_path / "index.parquet") == (6, [])
+    frame = records(CURRENCY=pd.Categorical(["usd"] * 5 + [None]), TX_FRAUD=records()["TX_FRAUD"].astype("boolean"))
+    assert reasons(parquet(tmp_path, frame)) == (6, [])
+    far = pa.array([0, 17_000, -1, 2**31 - 1, -(2**31), 17_000], pa.int32()).cast(pa.date32())
+    table = pa.Table.from_pandas(records())
+    pq.write_table(table.set_column(1, "TX_DATETIME", far), tmp_path / "far.parquet")
+    assert reasons(tmp_path / "far.parquet") == (3, [(f"far.parquet row {n}", "time_readable") for n in (3, 4, 5)])
+    number = records(TX_DATETIME=pd.array([20180611, None] * 3, "Int64"))
+    assert reasons(parquet(tmp_path, number))[0] == 0, "a number is no date, beside a null neither"
+
+
+def test_the_currency_option_in_upper_case_is_the_same_source(oltp: Settings, tmp_path: Path):
+    file = parquet(tmp_path, records())
+    upper, lower = (FileFeed(oltp, [file], currency=currency) for currency in ("USD", "usd"))
+    assert upper.digest == lower.digest
+    upper.bring(DAY)
+    assert lower.bring(DAY).skipped
+    assert rows(oltp, "select distinct currency from oltp.charges") == [("usd",)]
+
+
+def test_a_transaction_keeps_its_ids_whatever_else_its_file_holds(oltp: Settings, tmp_path: Path):
+    def ids(file: Path) -> list[str]:
+        return FileFeed(oltp, [file])._ids[1].to_pylist()
+
+    expected = ids(parquet(tmp_path, records()))
+    floats = records(TRANSACTION_ID=[10.0, 11.0, 12.0, 13.0, 14.0, 15.5])
+    objects = records(TRANSACTION_ID=["10", "11", "12", "13", "14", "T-15"])
+    nulls = records(TRANSACTION_ID=pd.array([10, 11, 12, 13, 14, None], "Int64"))
+    decimals = records(TRANSACTION_ID=[Decimal(n).scaleb(-2) for n in (1000, 1100, 1200, 1300, 1400, 1550)])
+    for frame in (floats, objects, nulls, decimals):
+        assert ids(parquet(tmp_path, frame))[:5] == expected[:5]
+    assert ids(csv(tmp_path, objects))[:5] == expected[:5]
+    assert len(set(ids(parquet(tmp_path, floats)))) == 6
+
+
+def test_large_whole_numbers_stay_apart_beside_a_null(tmp_path: Path):
+    big = 2**60
+    ids = pd.array([big, big + 1, big + 2, big + 3, big + 4, None], "Int64")
+    assert reasons(parquet(tmp_path, records(TRANSACTION_ID=ids))) == (5, [("some.parquet row 6", "transaction_named")])
+
+
+def test_terminals_are_labelled_in_the_order_of_first_use_and_no_number_of_the_file_stands_in_clear(
+    oltp: Settings, tmp_path: Path
+):
+    card = "4242424242424242"
+    bring(oltp, csv(tmp_path, records(TERMINAL_ID=["T9", card, "T9", "T1", card, "T5"])))
+    labels = rows(oltp, "select t.label from oltp.terminals t join oltp.charges c on c.terminal_id = t.id"
+                        " group by t.id, t.label order by min(c.created)")  # fmt: skip
+    assert labels == [(f"Terminal {n}",) for n in (1, 2, 3, 4)]
+    for table in ("accounts", "terminals", "customers", "payment_methods", "payment_intents", "charges"):
+        assert rows(oltp, f"select count(*) from oltp.{table} t where t::text like '%{card}%'") == [(0,)]
