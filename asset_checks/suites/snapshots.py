@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,14 +31,16 @@ def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFram
 
 
 def _counts(lake: Lake, table: str, day: dt.date) -> dict[str, int]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = (ROWS, "files", "columns_read", "manifest_rows", "lost_rows", "repeated_keys")
+    names = (ROWS, "files", "columns_read", "manifest_rows", "lost_rows", "repeated_keys", "altered_files")
     state = states.read(lake, table, day)
     if state is None or lake.size(states.data_path(table, day)) is None:
         return dict.fromkeys(names, 0)
     key_columns = list(dailies.key_of(table))
-    content = pq.read_table(lake.open(states.data_path(table, day)), columns=key_columns)
+    data = lake.read(states.data_path(table, day))
+    content = pq.read_table(pa.BufferReader(data), columns=key_columns)
     previous = states.read(lake, table, day - dt.timedelta(days=1))
     log = dailies.read(lake, table, day)
     gone = sum((log.ops.get("d", 0), log.ops.get("t", 0) * content.num_rows)) if log else 0
@@ -45,14 +48,16 @@ def _counts(lake: Lake, table: str, day: dt.date) -> dict[str, int]:
         ROWS: content.num_rows, "files": 1, "columns_read": len(content.column_names), "manifest_rows": state.rows,
         "lost_rows": max(0, (previous.rows if previous else 0) - gone - content.num_rows),
         "repeated_keys": content.num_rows - content.group_by(key_columns).aggregate([]).num_rows,
+        "altered_files": int(hashlib.sha256(data).hexdigest() != state.sha256),
     }
 
 
 CHECKS = [
     Check(
         key("snapshots", table.name), "state_lost_nothing",
-        "The state has every row of the day before that the log did not delete, each key once.",
-        partial(_profile, table.name), (equal(ROWS, "manifest_rows"), *none_of("lost_rows", "repeated_keys")),
+        "The file is the one its manifest names; it has every row of the day before that the log did not delete.",
+        partial(_profile, table.name),
+        (equal(ROWS, "manifest_rows"), *none_of("lost_rows", "repeated_keys", "altered_files")),
         {"files": 1, "columns_read": 1} | ({ROWS: 1} if table.name in SEEDED else {}))
     for table in OLTP_TABLES if table.growth != "growing"
 ]

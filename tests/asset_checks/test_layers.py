@@ -7,6 +7,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from asset_checks import factory
 from asset_checks.judge import WHOLE, Check, judge
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import snapshots as states
+from stripe_platform.cdc.compact import encode
 from stripe_platform.documents.setup import ensure_collections
 from stripe_platform.features.declarations import feature_set_hash
 from stripe_platform.warehouse import raw
@@ -280,6 +282,61 @@ def test_an_altered_daily_file_turns_its_check_red(carried):
     other = lake.read(dailies.data_path("charges", dailies.dt.date(2026, 6, 1)))
     with replaced(lake, path, other):
         red(ASSETS["cdc/charges"], carried.stores, "no_altered_files")
+
+
+@pytest.mark.parametrize(("column", "values"), [
+    ("amount", lambda old: [old[0] + 1, *old[1:]]), ("amount", lambda old: [old[1], old[0], *old[2:]]),
+    ("_op", lambda old: ["u" if old[0] == "c" else "c", *old[1:]]), ("_ord", lambda old: [old[0] + 1, *old[1:]]),
+    ("failure_code", lambda old: ["" if value is None else value for value in old]),
+    ("_unchanged", lambda old: [["amount"], *old[1:]]),
+])
+def test_a_daily_file_rewritten_together_with_its_manifest_turns_its_check_red(carried, column, values):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lake, day = carried.stores.lake(), dt.date(2026, 6, 2)
+    rows = pq.read_table(pa.BufferReader(lake.read(dailies.data_path("charges", day))))
+    n, field = rows.column_names.index(column), rows.schema.field(column)
+    rows = rows.set_column(n, field, pa.array(values(rows[column].to_pylist()), field.type))
+    data = encode(rows)
+    manifest = dataclasses.replace(dailies.read(lake, "charges", day), size=len(data), sha256=sha256(data).hexdigest())
+    with (replaced(lake, dailies.data_path("charges", day), data),
+          replaced(lake, dailies.manifest_path("charges", day), manifest.encode())):
+        red(ASSETS["cdc/charges"], carried.stores, "no_other_contents")
+
+
+def test_a_manifest_that_names_other_batches_or_operations_turns_its_check_red(carried):
+    lake, day = carried.stores.lake(), dt.date(2026, 6, 2)
+    path, manifest = dailies.manifest_path("charges", day), dailies.read(lake, "charges", day)
+    with replaced(lake, path, dataclasses.replace(manifest, sources=()).encode()):
+        red(ASSETS["cdc/charges"], carried.stores, "no_other_batches")
+    with replaced(lake, path, dataclasses.replace(manifest, ops={"c": manifest.rows - 1, "u": 1}).encode()):
+        red(ASSETS["cdc/charges"], carried.stores, "no_other_operations")
+
+
+def test_an_altered_batch_file_turns_the_checks_of_its_tables_red(carried):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lake = carried.stores.lake()
+    source = dailies.read(lake, "charges", dt.date(2026, 6, 2)).sources[0]
+    other = encode(pq.read_table(pa.BufferReader(lake.read(source.path))).slice(1))
+    with replaced(lake, source.path, other):
+        verdicts = {v.partition: v for v in judge(ASSETS["cdc/charges"], carried.stores, NAMES)}
+    assert verdicts[DAY].reasons == ("no_altered_batches", "no_other_contents")
+    assert sum(not v.passed for v in verdicts.values()) == 1
+
+
+def test_an_altered_snapshot_turns_its_check_red(carried):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    lake, path = carried.stores.lake(), states.data_path("accounts", dt.date(2026, 6, 2))
+    rows = pq.read_table(pa.BufferReader(lake.read(path)))
+    rows = rows.set_column(rows.column_names.index("mcc"), "mcc", pc.binary_replace_slice(rows["mcc"], 0, 1, "9"))
+    with replaced(lake, path, encode(rows)):
+        red(ASSETS["snapshots/accounts"], carried.stores, "no_altered_files")
 
 
 def test_a_daily_file_without_a_column_turns_its_check_red(carried):
