@@ -53,7 +53,7 @@ class FeedSpec:
         """Transactions from Parquet or CSV files; `start` and `days` cut a window (default: all the file holds)."""
         return cls("file", {
             "files": [str(f.resolve()) for f in files], "start": start.isoformat() if start else None, "days": days,
-            "currency": currency, "country": country,
+            "currency": currency.lower(), "country": country,
         })  # fmt: skip
 
     def calendar(self, settings: Settings) -> BusinessDays:

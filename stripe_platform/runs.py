@@ -53,17 +53,18 @@ def run_job(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
     job: str,
-    first: dt.date,
-    last: dt.date,
+    first: dt.date | None,
+    last: dt.date | None,
     *,
     select: list[dg.AssetKey] | None = None,
 ) -> RunReport:
-    """Execute `job` for days `first`..`last` in this process; raises `RunFailedError` when it fails."""
+    """Execute `job` for days `first`..`last` (None: without days) in this process; `RunFailedError` when it fails."""
     started = time.monotonic()
+    days = {RANGE_START: first.isoformat(), RANGE_END: last.isoformat()} if first and last else {}
     result = defs.resolve_job_def(job).execute_in_process(
         instance=instance,
         run_config=QUIET,
-        tags={BY_COMMAND_LINE: job, RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
+        tags={BY_COMMAND_LINE: job, **days},
         asset_selection=select,
         raise_on_error=False,
     )
