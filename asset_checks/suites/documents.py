@@ -25,18 +25,29 @@ if TYPE_CHECKING:
 
     Documents = Database[dict[str, Any]]
 
+# What a dispute makes of a status depends on which came first; documents with one are judged by `_BROKEN`.
 _EXPECTED = """
 with newest as (
-    select id, currency, strftime(created, '%Y-%m-%d') as day,
-        arg_max(amount, (_epoch, _commit_lsn, _ord)) as amount,
-        arg_max(amount_refunded, (_epoch, _commit_lsn, _ord)) as refunded
+    select id, currency, strftime(created, '%Y-%m-%d') as day, arg_max(struct_pack(
+        amount, captured := amount_captured, refunded := amount_refunded, status, disputed),
+        struct_pack(_epoch, _commit_lsn, _ord)) as c
     from read_parquet($files) where strftime(created, '%Y-%m-%d') in (select unnest($days))
     group by all
+),
+questioned as (
+    select distinct charge_id as id from read_parquet($disputes) where _op <> 'd'
 )
-select day, currency, count(*), sum(amount)::hugeint::varchar, sum(refunded)::hugeint::varchar from newest group by all
+select day, currency, case
+        when q.id is not null then 'questioned'
+        when c.status <> 'succeeded' then c.status
+        when c.disputed then 'disputed'
+        when c.refunded > 0 and c.refunded = c.captured then 'refunded'
+        else 'succeeded' end as status,
+    count(*), sum(c.amount), sum(c.captured), sum(c.refunded)
+from newest n left join questioned q on n.id = q.id group by all
 """
 
-Sums = dict[tuple[str, str], tuple[int, int, int]]  # (day, currency) -> documents, amount, refunded
+Sums = dict[tuple[str, str, str], tuple[int, ...]]  # (day, currency, status) -> documents, amount, captured, refunded
 
 
 def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
@@ -49,17 +60,27 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     counts = {}
     for name in names:
         here, there = _of_day(standing, name), _of_day(expected, name)
+        money, expected_money = _by_currency(here), _by_currency(there)
         counts[name] = {
             ROWS: sum(row[0] for row in here.values()), "in_the_log": sum(row[0] for row in there.values()),
             "days_loaded": int(name in loaded), "validators_out_of_force": unguarded,
-            "currencies_with_other_sums": sum(here.get(c) != there.get(c) for c in here.keys() | there.keys()),
+            "currencies_with_other_sums": sum(
+                money.get(c) != expected_money.get(c) for c in money.keys() | expected_money.keys()),
+            "statuses_with_other_sums": sum(here.get(s) != there.get(s) for s in here.keys() | there.keys()),
             **{rule: broken.get((name, rule), 0) for rule in _BROKEN},
         }
     return frame(counts)
 
 
-def _of_day(sums: Sums, day: str) -> dict[str, tuple[int, int, int]]:
-    return {currency: row for (of, currency), row in sums.items() if of == day}
+def _of_day(sums: Sums, day: str) -> dict[tuple[str, str], tuple[int, ...]]:
+    return {(currency, status): row for (of, currency, status), row in sums.items() if of == day}
+
+
+def _by_currency(of_day: dict[tuple[str, str], tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    sums: dict[str, tuple[int, ...]] = {}
+    for (currency, _), row in of_day.items():
+        sums[currency] = tuple(map(sum, zip(row, sums.get(currency, (0,) * len(row)), strict=True)))
+    return sums
 
 
 def _loaded_days(db: Documents, collection: str) -> dict[str, dict[str, Any]]:
@@ -78,6 +99,7 @@ def _unguarded(db: Documents, collection: str) -> int:
 
 
 _BROKEN = {
+    "frauds_unseen": [{"$eq": ["$status", "disputed"]}, {"$eq": ["$dispute.reason", "fraudulent"]}],
     "frauds_without_dispute": [{"$eq": ["$status", "fraudulent"]}, {"$ne": ["$dispute.reason", "fraudulent"]}],
     "disputes_unseen": [{"$ne": ["$dispute", None]},
                         {"$not": [{"$in": ["$status", ["disputed", "failed", "fraudulent"]]}]}],
@@ -88,12 +110,15 @@ def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str
     """What stands by day and currency, and by (day, rule) how many documents contradict themselves, in one reading."""
     rows = list(db["transactions"].aggregate([
         {"$match": {"day": {"$in": list(names)}}},
-        {"$group": {"_id": {"day": "$day", "currency": "$currency"}, "n": {"$sum": 1}, "amount": {"$sum": "$amount"},
+        {"$group": {"_id": {"day": "$day", "currency": "$currency", "status": {
+                        "$cond": [{"$eq": [{"$ifNull": ["$dispute", None]}, None]}, "$status", "questioned"]}},
+                    "n": {"$sum": 1}, "amount": {"$sum": "$amount"}, "captured": {"$sum": "$amount_captured"},
                     "refunded": {"$sum": "$amount_refunded"},
                     **{rule: {"$sum": {"$cond": [{"$and": all_of}, 1, 0]}} for rule, all_of in _BROKEN.items()}}},
     ]))
-    sums = {(row["_id"]["day"], row["_id"]["currency"]): (row["n"], int(row["amount"]), int(row["refunded"]))
-            for row in rows}
+    sums: Sums = {
+        (row["_id"]["day"], row["_id"]["currency"], row["_id"]["status"]):
+            (row["n"], int(row["amount"]), int(row["captured"]), int(row["refunded"])) for row in rows}
     broken: Counter[tuple[str, str]] = Counter()
     for row in rows:
         broken.update({(row["_id"]["day"], rule): row[rule] for rule in _BROKEN})
@@ -107,8 +132,9 @@ def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str]) -> S
         return {}
     with stores.duck() as duck:
         rows = duck.execute(_EXPECTED, {
-            "files": change_files(stores.lake(), "charges", days), "days": list(names)}).fetchall()
-    return {(day, currency): (n, int(amount), int(refunded)) for day, currency, n, amount, refunded in rows}
+            "files": change_files(stores.lake(), "charges", days), "days": list(names),
+            "disputes": change_files(stores.lake(), "disputes", days)}).fetchall()
+    return {(day, currency, status): tuple(sums) for day, currency, status, *sums in rows}
 
 
 def _count(db: Documents, collection: str, names: Sequence[str], condition: dict[str, Any]) -> dict[str, int]:
@@ -156,10 +182,10 @@ def _cards(db: Documents, names: Sequence[str]) -> dict[str, int]:
 CHECKS = [
     Check(
         key("documents", "transactions"), "documents_are_the_logs_charges",
-        "One document per charge of the day, the log's sums per currency, and a server that refuses undeclared fields.",
+        "One document per charge of the day, the log's sums per currency and status; undeclared fields are refused.",
         _transactions,
-        (equal(ROWS, "in_the_log"), *none_of("currencies_with_other_sums", "validators_out_of_force",
-                                             *_BROKEN)),
+        (equal(ROWS, "in_the_log"), *none_of("currencies_with_other_sums", "statuses_with_other_sums",
+                                             "validators_out_of_force", *_BROKEN)),
         {"days_loaded": 1}),
     *(Check(
         key("documents", name), "landed_records_are_stored_or_refused",
