@@ -1,4 +1,4 @@
-"""Marts against what they were made from: the same rows and the same money, to the cent, per event day."""
+"""Marts against what they were made from: the same rows, values and money, to the cent, per event day."""
 
 from __future__ import annotations
 
@@ -18,25 +18,30 @@ from stripe_platform.keys import key
 if TYPE_CHECKING:
     import pandas as pd
 
-# Both sides per event day and currency, joined in full: a currency on one side only is a difference too.
+# Both sides per event day and currency, joined in full: a currency on one side only is a difference too. `content` sums
+# a hash of every column that the mart takes as it is.
 _FACTS = """
 with mart as (
-    select event_day as day, currency, count(*) as n, sum(amount) as money, count(*) filter (where {gaps}) as gaps
+    select event_day as day, currency, count(*) as n, sum(amount) as money, count(*) filter (where {gaps}) as gaps,
+        sum(hash_record_extended(row({copied}), 0)) as content
     from {mart} where event_day = any(%(days)s::date[]) group by 1, 2
 ),
 source as (
-    select (created at time zone 'UTC')::date as day, currency, count(*) as n, sum(amount) as money
+    select (created at time zone 'UTC')::date as day, currency, count(*) as n, sum(amount) as money,
+        sum(hash_record_extended(row({original}), 0)) as content
     from {raw} where not _deleted
         and created >= %(first)s::date::timestamp at time zone 'UTC'
         and created < (%(last)s::date + 1)::timestamp at time zone 'UTC'
     group by 1, 2
 ),
 sides as (
-    select day, m.n, s.n as raw_n, m.gaps, (m.money is distinct from s.money)::int as other
+    select day, m.n, s.n as raw_n, m.gaps, (m.money is distinct from s.money)::int as other,
+        (m.content is distinct from s.content)::int as altered
     from mart m full join source s using (day, currency)
 )
 select d.day::text as partition, coalesce(sum(b.n), 0) as rows_scanned, coalesce(sum(b.raw_n), 0) as raw_rows,
     coalesce(sum(b.gaps), 0) as gaps, coalesce(sum(b.other), 0) as currencies_with_other_sums,
+    coalesce(sum(b.altered), 0) as currencies_with_altered_rows,
     (select count(*) from (select 1 from raw.charges limit 1) s) as charges_filled
 from unnest(%(days)s::date[]) as d (day) left join sides b on b.day = d.day group by d.day
 """
@@ -47,10 +52,22 @@ _GAPS = {
     "disputes": "account_token is null or customer_token is null or charge_created is null",
 }
 
+_COPIED = {  # columns that the mart takes from raw as they are; the key, `id` there, comes first
+    "charges": ("charge_id", "payment_intent_id", "account_id", "terminal_id", "created", "amount", "amount_captured",
+                "amount_refunded", "currency", "status", "disputed", "device_type", "ip_country"),
+    "refunds": ("refund_id", "charge_id", "created", "amount", "currency", "status", "reason"),
+    "disputes": ("dispute_id", "charge_id", "created", "amount", "currency", "status", "reason"),
+}
+
+
+def _names(columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
 
 def _facts(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     query = sql.SQL(_FACTS).format(
-        mart=sql.Identifier("marts", f"fct_{table}"), raw=sql.Identifier("raw", table), gaps=sql.SQL(_GAPS[table]))
+        mart=sql.Identifier("marts", f"fct_{table}"), raw=sql.Identifier("raw", table), gaps=sql.SQL(_GAPS[table]),
+        copied=_names(_COPIED[table]), original=_names(["id", *_COPIED[table][1:]]))
     with stores.warehouse() as connection:
         return counted(connection, query, days, first=min(days), last=max(days))
 
@@ -118,21 +135,42 @@ def _scores(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
 
 
 _DIMENSION = """
-select 'all' as partition, count(*) as rows_scanned, count(*) - count(distinct token) as repeated_tokens,
-    (select count(*) from {raw} where not _deleted) as raw_rows,
+with mart as (select {columns} from {mart}),
+source ({columns}) as ({source})
+select 'all' as partition, count(*) as rows_scanned, count(*) - count(distinct {token}) as repeated_tokens,
+    (select count(*) from source) as raw_rows,
+    (select count(*) from (select * from mart except all select * from source) o) as altered_rows,
+    (select count(*) from information_schema.columns where table_schema = 'marts' and table_name = %(name)s
+        and column_name <> all(%(columns)s)) as columns_not_compared,
     (select count(*) from information_schema.columns
-        where table_schema = 'marts' and table_name = {name} and column_name like '%%cipher%%') as ciphertext_columns
-from (select {token} as token from {mart}) m
+        where table_schema = 'marts' and table_name = %(name)s and column_name like '%%cipher%%') as ciphertext_columns
+from mart
 """
+
+# Each dimension once more from raw, column by column in the mart's names.
+_DIMENSIONS = {
+    "account": ("account_id", "account_token", "type", "country", "default_currency", "business_type", "mcc",
+                "charges_enabled", "payouts_enabled", "created"),
+    "customer": ("customer_token", "account_token", "country", "currency", "delinquent", "deleted", "created"),
+}
+_SOURCES = {
+    "account": """
+        select id, token, type, country, default_currency, business_type, mcc, charges_enabled, payouts_enabled, created
+        from raw.accounts where not _deleted""",
+    "customer": """
+        select c.token, a.token, c.country, c.currency, c.delinquent, c.deleted, c.created
+        from raw.customers c left join raw.accounts a on a.id = c.account_id and not a._deleted
+        where not c._deleted""",
+}
 
 
 def _dimension(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
-    name = f"dim_{table}"
+    name, columns = f"dim_{table}", _DIMENSIONS[table]
     query = sql.SQL(_DIMENSION).format(
-        raw=sql.Identifier("raw", f"{table}s"), mart=sql.Identifier("marts", name), name=sql.Literal(name),
+        mart=sql.Identifier("marts", name), columns=_names(columns), source=sql.SQL(_SOURCES[table]),
         token=sql.Identifier(f"{table}_token"))
     with stores.warehouse() as connection:
-        return counted(connection, query)
+        return counted(connection, query, name=name, columns=list(columns))
 
 
 _CALENDAR = """
@@ -147,12 +185,13 @@ def _calendar(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
         return counted(connection, _CALENDAR)
 
 
-_FACT_RULES = (equal(ROWS, "raw_rows"), *none_of("currencies_with_other_sums", "gaps"))
+_FACT_RULES = (
+    equal(ROWS, "raw_rows"), *none_of("currencies_with_other_sums", "currencies_with_altered_rows", "gaps"))
 
 CHECKS = [
     *(Check(
         key("marts", f"fct_{table}"), "rows_and_money_are_raws",
-        f"Per event day the mart has raw's {table}, and per currency the same sum to the cent.",
+        f"Per event day and currency the mart has raw's {table} with raw's values, and the same sum to the cent.",
         partial(_facts, table), _FACT_RULES, {"charges_filled": 1}) for table in _GAPS),
     Check(
         key("marts", "agg_daily_revenue"), "sums_are_the_facts",
@@ -164,8 +203,10 @@ CHECKS = [
         _scores, none_of("missing_scores", "altered_scores"), {"days_applied": 1}),
     *(Check(
         key("marts", f"dim_{table}"), "rows_are_raws_without_ciphertext",
-        "One row per living record of raw, each token once, no ciphertext column.",
-        partial(_dimension, table), (equal(ROWS, "raw_rows"), *none_of("repeated_tokens", "ciphertext_columns")),
+        "One row per living record of raw with raw's values, each token once, no ciphertext column.",
+        partial(_dimension, table),
+        (equal(ROWS, "raw_rows"),
+         *none_of("repeated_tokens", "altered_rows", "columns_not_compared", "ciphertext_columns")),
         partitioned=False) for table in ("customer", "account")),
     Check(
         key("marts", "dim_date"), "calendar_has_no_gap",

@@ -27,11 +27,11 @@ MARTS = """
 create table marts.fct_charges as
 select c.id as charge_id, (c.created at time zone 'UTC')::date as event_day, c.created, c.amount, c.amount_captured,
     c.amount as amount_eur, c.currency, c.status, c.terminal_id, a.token as account_token, u.token as customer_token,
-    a.id as account_id
+    a.id as account_id, c.payment_intent_id, c.amount_refunded, c.disputed, c.device_type, c.ip_country
 from raw.charges c join raw.accounts a on a.id = c.account_id join raw.customers u on u.id = c.customer_id;
 create table marts.fct_refunds as
 select r.id as refund_id, r.charge_id, r.created, (r.created at time zone 'UTC')::date as event_day, r.amount,
-    r.currency, r.status, c.created as charge_created, c.account_token, c.customer_token
+    r.currency, r.status, r.reason, c.created as charge_created, c.account_token, c.customer_token
 from raw.refunds r join marts.fct_charges c using (charge_id);
 create table marts.fct_disputes as
 select r.id as dispute_id, r.charge_id, r.created, (r.created at time zone 'UTC')::date as event_day, r.amount,
@@ -51,8 +51,13 @@ select event_day, currency, sum(charges)::bigint as charges, sum(gross)::bigint 
     (sum(gross) - sum(refunds) - sum(disputes))::bigint as net
 from m group by 1, 2;
 create table marts.fct_fraud_scores as select charge_id, model_version, score from raw.fraud_assessments;
-create table marts.dim_customer as select token as customer_token from raw.customers;
-create table marts.dim_account as select token as account_token from raw.accounts;
+create table marts.dim_customer as
+select u.token as customer_token, a.token as account_token, u.country, u.currency, u.delinquent, u.deleted, u.created
+from raw.customers u left join raw.accounts a on a.id = u.account_id;
+create table marts.dim_account as
+select id as account_id, token as account_token, type, country, default_currency, business_type, mcc, charges_enabled,
+    payouts_enabled, created
+from raw.accounts;
 create table marts.dim_date as
 select d::date as date_day from generate_series('2026-01-01'::date, '2026-12-31', '1 day') d;
 """

@@ -102,6 +102,15 @@ WAREHOUSE = [
     ("features/charge", ("update features.charge set terminal_risk_7d = 'NaN' where charge_id = "
      "(select min(charge_id) from features.charge where event_day = '2026-06-02' and terminal_id is not null)"),
      "no_shares_outside"),
+    *((f"marts/{mart}", FACT.format(mart, change), "no_currencies_with_altered_rows") for mart, change in (
+        ("fct_charges", "amount_captured = amount_captured + 1"), ("fct_charges", "status = 'pending'"),
+        ("fct_charges", "amount_refunded = amount_refunded + 1"), ("fct_charges", "ip_country = 'XX'"),
+        ("fct_refunds", "status = 'canceled'"), ("fct_disputes", "reason = null"))),
+    *((f"marts/{mart}", FACT.format(mart, change), "no_altered_rows") for mart, change in (
+        ("dim_customer", "country = 'XX'"), ("dim_customer", "account_token = 'other'"),
+        ("dim_customer", "created = null"), ("dim_account", "mcc = '0000'"),
+        ("dim_account", "charges_enabled = not charges_enabled"), ("dim_account", "account_id = 'acct_other'"))),
+    ("marts/dim_account", "alter table marts.dim_account add nickname text", "no_columns_not_compared"),
     ("marts/dim_customer", "insert into marts.dim_customer select * from marts.dim_customer limit 1",
      "no_repeated_tokens"),
     ("marts/dim_account", "alter table marts.dim_account add name_ciphertext bytea", "no_ciphertext_columns"),
@@ -400,6 +409,11 @@ def altered(database, collection: str, query: dict, change: dict) -> Iterator[st
     ("transactions", {}, {"$inc": {"amount": 1}}, "no_currencies_with_other_sums"),
     ("transactions", {"status": "succeeded"}, {"$set": {"status": "fraudulent"}}, "no_frauds_without_dispute"),
     ("transactions", {"status": "fraudulent"}, {"$set": {"status": "succeeded"}}, "no_disputes_unseen"),
+    ("transactions", {"status": "succeeded"}, {"$set": {"status": "failed"}}, "no_statuses_with_other_sums"),
+    ("transactions", {"status": "succeeded"}, {"$set": {"status": "refunded"}}, "no_statuses_with_other_sums"),
+    ("transactions", {"dispute": None}, {"$inc": {"amount_captured": 1}}, "no_currencies_with_other_sums"),
+    ("transactions", {"status": "fraudulent"}, {"$set": {"status": "disputed"}}, "no_frauds_unseen"),
+    ("transactions", {"status": "fraudulent"}, {"$set": {"dispute": None}}, "no_statuses_with_other_sums"),
     ("sessions", {}, {"$set": {"card": "x"}}, "no_undeclared_shapes"),
     ("customer_feedback", {}, {"$set": {"text": "it is 4242 4242 4242 4242"}}, "no_card_numbers"),
 ])
