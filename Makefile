@@ -45,7 +45,7 @@ lint-sql:
 	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
 
 test: lint  ## lint gates, every test, the pipeline as users run it
-	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui" -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui" -n 2 --dist loadfile --durations 12
 
 test-ui: $(READY)  ## webserver and daemon in a headless browser: clicks, backfill, sensor
 	$(VENV)/bin/python -m pytest -m ui

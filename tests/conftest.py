@@ -25,11 +25,13 @@ from stripe_platform.embedded.processes import Proc
 from stripe_platform.settings import Settings, load_settings
 
 TEMPLATE = "oltp_template"
+LONGEST = ("e2e", "warehouse", "asset_checks", "cdc")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The end-to-end tests go first: they are the longest, and two workers share the files in this order."""
-    items.sort(key=lambda item: item.path.parent.name != "e2e")
+    """The longest rooms go first: two workers share the files in this order, and the last one ends alone."""
+    order = {room: number for number, room in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 @dataclass(frozen=True)
