@@ -14,13 +14,12 @@ import dagster as dg
 
 from asset_checks.judge import WHOLE, Check, Verdict, judge
 from asset_checks.stores import RESOURCES, Stores
+from stripe_platform.keys import PARTITION, RANGE_END, RANGE_START
 from stripe_platform.warehouse import certify
 
 # An evaluation is two rows in the run storage. A longer range names only its failing days one by one (as many as
 # this); every day's verdict is in ops.check_verdicts whatever the length.
 MAX_PARTITION_EVENTS = 31
-PARTITION_TAG = "dagster/partition"
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def build(checks: Iterable[Check]) -> list[dg.AssetChecksDefinition]:
@@ -123,8 +122,8 @@ def _partitions(context: dg.AssetCheckExecutionContext, check: Check) -> list[st
     if not check.partitioned:
         return [WHOLE]
     tags = context.run.tags
-    if PARTITION_TAG in tags:
-        return [tags[PARTITION_TAG]]
+    if PARTITION in tags:
+        return [tags[PARTITION]]
     if RANGE_START in tags:
         first, last = (dt.date.fromisoformat(tags[name]) for name in (RANGE_START, RANGE_END))
         return [(first + dt.timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]

@@ -15,6 +15,11 @@ import dagster as dg
 PAYMENTS, PLATFORM, ANALYTICS, RISK = "team:payments", "team:data-platform", "team:analytics", "team:risk"
 LAYERS = ("oltp", "cdc", "raw", "snapshots", "documents", "staging", "marts", "features", "fraud")
 
+# Dagster's tags of a run's days. Not in `partitions`: who imports that fixes the calendar.
+PARTITION, RANGE_START, RANGE_END = (
+    "dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end",
+)
+
 Growth = Literal["reference", "mutable", "growing"]
 
 

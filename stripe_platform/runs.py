@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+from stripe_platform.keys import RANGE_END, RANGE_START
+
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # Tags that tell who executes a run.
 BY_COMMAND_LINE, BY_UI = "stripe_platform/launched_by", GRPC_INFO_TAG

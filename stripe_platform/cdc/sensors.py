@@ -18,7 +18,7 @@ import dagster as dg
 from resources.lake import Lake, open_lake
 from stripe_platform.cdc.capture import CaptureBusyError, capture
 from stripe_platform.cdc.manifest import Chain
-from stripe_platform.keys import OLTP_TABLES, key
+from stripe_platform.keys import OLTP_TABLES, RANGE_END, RANGE_START, key
 from stripe_platform.partitions import DAILY
 from stripe_platform.settings import Settings, load_settings
 
@@ -62,8 +62,7 @@ class Cursor:
         run_key = f"cdc:{self.digest}:{self.attempt}"
         if len(self.days) == 1:
             return dg.RunRequest(run_key=run_key, partition_key=self.days[0], tags=tags)
-        return dg.RunRequest(run_key=run_key, tags=tags | {
-            "dagster/asset_partition_range_start": self.days[0], "dagster/asset_partition_range_end": self.days[-1]})
+        return dg.RunRequest(run_key=run_key, tags=tags | {RANGE_START: self.days[0], RANGE_END: self.days[-1]})
 
 
 def build_sensor(job: dg.JobDefinition | dg.UnresolvedAssetJobDefinition, *,
