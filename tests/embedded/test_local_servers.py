@@ -10,8 +10,8 @@ import socket
 import stat
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +91,9 @@ def test_up_twice_is_harmless(running: Path) -> None:
 
 def test_two_ups_at_once_start_one_set_of_servers(home: Path) -> None:
     embedded.down(home)
-    failures: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            up(home)
-        except BaseException as error:
-            failures.append(error)
-
-    both = [threading.Thread(target=start) for _ in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(2) as pool:
+        for started in [pool.submit(up, home) for _ in range(2)]:
+            started.result()
     assert sorted(p.name() for p in processes(home) if p.ppid() not in {q.pid for q in processes(home)}) == [
         "postgres", "postgres", "secantusd-rs"]
 
