@@ -118,6 +118,8 @@ def checks(
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
+    if day and not run:
+        raise typer.BadParameter("a day is judged again with --run; without it the latest verdicts of all days are shown")
     judged = not run or _judge(day)
     found = report(load_settings(), select or [])
     if as_json:
