@@ -58,6 +58,7 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
     def loaded(
         context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource, config: RawConfig,
     ) -> Iterator[dg.MaterializeResult]:
+        """Bring the ledger days' changes into the raw tables, behind the fence."""
         if warehouse.kind != "postgres":
             raise UnsupportedWarehouseError(
                 f"raw tables are loaded into PostgreSQL only, this deployment's warehouse is {warehouse.kind}: set"
