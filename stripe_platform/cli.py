@@ -119,7 +119,7 @@ def checks(
     from stripe_platform.tables import show
 
     if day and not run:
-        raise typer.BadParameter("a day is judged again with --run; without it the latest verdicts of all days are shown")
+        raise typer.BadParameter("--day goes with --run: without it the latest verdicts of all days are shown")
     judged = not run or _judge(day)
     found = report(load_settings(), select or [])
     if as_json:

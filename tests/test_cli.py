@@ -72,7 +72,9 @@ def test_a_folder_name_is_a_word_of_the_shell_and_not_a_command(monkeypatch, tmp
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("command", [["checks", "--fail-on", "eror"], ["freshness", "--fail-on", "error"]])
+@pytest.mark.parametrize("command", [
+    ["checks", "--fail-on", "eror"], ["freshness", "--fail-on", "error"], ["checks", "--day", "2026-06-10"],
+])
 def test_a_mistyped_gate_is_no_open_gate(command):
     assert RUNNER.invoke(cli.app, command).exit_code == 2
 
