@@ -25,24 +25,78 @@ Growth = Literal["reference", "mutable", "growing"]
 
 @dataclass(frozen=True)
 class Table:
-    """One OLTP table: its primary key, how it grows, and which columns are ciphertext."""
+    """One OLTP table: its primary key, how it grows, whether Dagster cuts it by day."""
 
     name: str
     key: tuple[str, ...]
     growth: Growth
     description: str
-    sensitive: tuple[str, ...] = ()
     owner: str = PAYMENTS
+    dated: bool = True
 
 
+# Small or rarely changed: no partition per day, each would cost ~10 ms per layer and run.
+_UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
+    ("capabilities", ("account_id", "name"), "mutable", "What a merchant may do"),
+    ("bank_accounts", ("id",), "mutable", "External accounts and legacy sources: where payouts go"),
+    ("payment_method_cards", ("payment_method_id",), "mutable", "Checks, wallet and networks of a card on file"),
+    ("mandates", ("id",), "mutable", "Payers' permissions to debit them"),
+    ("locations", ("id",), "mutable", "Where a payer acted: region, not address"),
+    ("devices", ("id",), "mutable", "What a payer acted with"),
+    ("setup_intents", ("id",), "mutable", "Intents to save a payment method"),
+    ("payment_intent_details", ("payment_intent_id",), "mutable", "Rare facts of an intent"),
+    ("charge_details", ("charge_id",), "mutable", "Rare facts of a charge: place, device, tax, transfer"),
+    ("charge_cards", ("charge_id",), "mutable", "The card as it was at the charge"),
+    ("charge_outcome_details", ("charge_id",), "mutable", "Rare facts of an outcome"),
+    ("reviews", ("id",), "mutable", "Charges an analyst looks at"),
+    ("payment_evaluations", ("id",), "mutable", "Risk evaluations before a payment"),
+    ("payment_evaluation_signals", ("payment_evaluation_id", "name"), "mutable", "Scores of a risk evaluation"),
+    ("value_lists", ("id",), "mutable", "Block and allow lists"),
+    ("value_list_items", ("id",), "mutable", "Entries of block and allow lists"),
+    ("payouts", ("id",), "mutable", "Money sent to a merchant's bank"),
+    ("payout_balance_transactions", ("balance_transaction_id",), "mutable", "Which payout paid a movement out"),
+    ("transfers", ("id",), "mutable", "Money moved between merchants"),
+    ("transfer_reversals", ("id",), "mutable", "Transfers taken back"),
+    ("application_fees", ("id",), "mutable", "What a platform keeps of a charge"),
+    ("fee_refunds", ("id",), "mutable", "Application fees given back"),
+    ("topups", ("id",), "mutable", "Money added to a balance"),
+    ("reserve_plans", ("id",), "mutable", "Rules that hold money back"),
+    ("reserve_holds", ("id",), "mutable", "Money held back"),
+    ("reserve_releases", ("id",), "mutable", "Held money let go"),
+    ("products", ("id",), "mutable", "Catalogue: what is sold"),
+    ("prices", ("id",), "mutable", "Catalogue: at which price and rhythm; plans among them"),
+    ("price_tiers", ("price_id", "position"), "mutable", "Steps of a tiered price"),
+    ("price_currency_options", ("price_id", "currency"), "mutable", "A price in further currencies"),
+    ("coupons", ("id",), "mutable", "Reductions that can be given"),
+    ("promotion_codes", ("id",), "mutable", "Codes that give a coupon"),
+    ("subscriptions", ("id",), "mutable", "Standing orders of a payer"),
+    ("subscription_items", ("id",), "mutable", "Prices and quantities of a subscription, with their period"),
+    ("invoices", ("id",), "mutable", "Bills"),
+    ("invoice_items", ("id",), "mutable", "What waits for the next bill"),
+    ("invoice_lines", ("id",), "mutable", "Lines of bills with their service period"),
+    ("invoice_payments", ("id",), "mutable", "Which payments paid which bills"),
+    ("tax_rates", ("id",), "mutable", "Tax rates"),
+    ("invoice_taxes", ("invoice_id", "position"), "mutable", "Taxes of a bill"),
+    ("credit_notes", ("id",), "mutable", "Bills reduced afterwards"),
+    ("credit_note_lines", ("id",), "mutable", "Lines of credit notes"),
+    ("discounts", ("id",), "mutable", "Coupons as they were given"),
+    ("tax_ids", ("id",), "mutable", "Payers' tax numbers"),
+    ("customer_balance_transactions", ("id",), "mutable", "Movements of a payer's credit"),
+    ("events", ("id", "type"), "growing", "What happened, append only"),
+    ("webhook_endpoints", ("id",), "mutable", "Where merchants hear of events"),
+    ("webhook_deliveries", ("webhook_endpoint_id", "event_id", "event_type", "attempt"), "growing",
+     "Attempts to deliver events"),
+    ("idempotency_keys", ("account_id", "key"), "growing", "Requests that may come twice and act once"),
+    ("status_history", ("object_id", "position"), "growing", "Every change of a status"),
+)
+# In the order in which they are loaded: parents first.
 OLTP_TABLES: tuple[Table, ...] = (
     Table("currencies", ("code",), "reference", "Currencies with Stripe's exponent beside ISO's"),
     Table("countries", ("code",), "reference", "Countries and regions"),
     Table("exchange_rates", ("day", "from_currency", "to_currency"), "reference", "Daily exchange rates"),
     Table("accounts", ("id",), "mutable", "Merchants: Stripe's account"),
     Table("terminals", ("id",), "mutable", "Points of sale of a merchant, physical or online"),
-    Table("customers", ("id",), "mutable", "Payers; names and e-mails are ciphertext",
-          ("name_ciphertext", "email_ciphertext")),
+    Table("customers", ("id",), "mutable", "Payers; names and e-mails are ciphertext"),
     Table("payment_methods", ("id",), "mutable", "Cards on file, without the card number"),
     Table("payment_intents", ("id",), "growing", "Intent to collect a payment"),
     Table("charges", ("id",), "growing", "Attempts to move money"),
@@ -52,7 +106,9 @@ OLTP_TABLES: tuple[Table, ...] = (
     Table("early_fraud_warnings", ("id",), "growing", "Issuers' earliest notice of a fraud"),
     Table("fraud_assessments", ("charge_id", "model_version"), "growing", "Scores written back by the fraud model",
           owner=RISK),
-)
+    Table("balance_transactions", ("id",), "growing", "Every movement of a merchant's balance: money truth"),
+    Table("fee_details", ("balance_transaction_id", "position"), "growing", "What a movement's fee is made of"),
+) + tuple(Table(*row, dated=False) for row in _UNDATED)
 TABLES = {t.name: t for t in OLTP_TABLES}
 COLLECTIONS = ("transactions", "sessions", "customer_feedback")
 

@@ -58,10 +58,11 @@ def _capture_until(lake: LakeResource, day: dt.date) -> CaptureReport:
 def change_columns(table: Table) -> dg.TableSchema:
     """Columns of a table's change files: its own, with their tags, and the envelope."""
     own = {c.name: c for c in load_schema()[table.name].columns}
+    sensitive = load_schema()[table.name].sensitive
     return dg.TableSchema([
         dg.TableColumn(
             field.name, str(field.type), description=own[field.name].comment if field.name in own else None,
-            tags={"sensitive": "ciphertext"} if field.name in table.sensitive else {})
+            tags={"sensitive": "ciphertext"} if field.name in sensitive else {})
         for field in schema_of(table.name)
     ])
 

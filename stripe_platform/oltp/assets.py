@@ -21,7 +21,7 @@ def column_schema(table: Table, schema: TableSchema) -> dg.TableSchema:
     return dg.TableSchema([
         dg.TableColumn(
             c.name, c.type, description=c.comment,
-            tags={"sensitive": "ciphertext"} if c.name in table.sensitive else {},
+            tags={"sensitive": "ciphertext"} if c.name in schema.sensitive else {},
             constraints=dg.TableColumnConstraints(nullable=c.nullable, unique=table.key == (c.name,)),
         )
         for c in schema.columns

@@ -40,6 +40,11 @@ class TableSchema:
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns)
 
+    @property
+    def sensitive(self) -> tuple[str, ...]:
+        """Ciphertext columns: they stay in OLTP and change log, no later layer has them."""
+        return tuple(c.name for c in self.columns if c.name.endswith("_ciphertext"))
+
     def column(self, name: str) -> Column:
         """The named column; `KeyError` when the table has none of that name."""
         for column in self.columns:

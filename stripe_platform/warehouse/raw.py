@@ -18,7 +18,7 @@ import pyarrow.csv as pa_csv
 from psycopg import sql
 
 from resources.lake import Lake
-from stripe_platform import keys, progress
+from stripe_platform import progress
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import fold
 from stripe_platform.cdc.columns import FENCE
@@ -63,8 +63,8 @@ class ApplyReport:
 
 def columns_of(table: str) -> list[tuple[str, str]]:
     """(name, PostgreSQL type) of a raw table's own columns: those of the OLTP without its ciphertext."""
-    hidden = keys.TABLES[table].sensitive
-    return [(c.name, c.type) for c in load_schema()[table].columns if c.name not in hidden]
+    schema = load_schema()[table]
+    return [(c.name, c.type) for c in schema.columns if c.name not in schema.sensitive]
 
 
 def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.date], *, chain: Chain | None = None,
@@ -221,7 +221,7 @@ def _changes(lake: Lake, table: str, days: Sequence[Daily]) -> pa.Table | None:
     for day in days:
         if day.rows:
             read = dailies.read_changes(lake, day)
-            read = read.select([n for n in read.column_names if n not in keys.TABLES[table].sensitive])
+            read = read.select([n for n in read.column_names if n not in load_schema()[table].sensitive])
             parts.append(read.append_column("_ledger_day", pa.repeat(pa.scalar(day.day), read.num_rows)))
     if len(parts) < 2:
         return parts[0] if parts else None

@@ -78,7 +78,7 @@ def raw_all(connection: psycopg.Connection, table: str) -> list[tuple]:
 
 
 def _rows(connection: psycopg.Connection, schema: str, table: str, more: list[str], where: str) -> list[tuple]:
-    hidden = keys.TABLES[table].sensitive
+    hidden = load_schema()[table].sensitive
     names = [c.name for c in load_schema()[table].columns if c.name not in hidden] + more
     order = [sql.SQL('{} collate "C"').format(sql.Identifier(k)) if load_schema()[table].column(k).type == "text"
              else sql.Identifier(k) for k in keys.TABLES[table].key]

@@ -9,6 +9,7 @@ import dagster as dg
 from stripe_platform.feeds import FeedResource, FeedSpec
 from stripe_platform.keys import OLTP_TABLES, key
 from stripe_platform.oltp.assets import OLTP_ASSETS
+from stripe_platform.oltp.schema import load_schema
 from stripe_platform.settings import Settings
 
 
@@ -47,7 +48,7 @@ def test_every_table_has_owner_kind_partitions_freshness_and_its_columns():
         assert "postgres" in spec.kinds
         assert spec.freshness_policy is not None
         columns = {c.name: c for c in spec.metadata["dagster/column_schema"].columns}
-        assert {name for name, c in columns.items() if c.tags.get("sensitive")} == set(table.sensitive)
+        assert {name for name, c in columns.items() if c.tags.get("sensitive")} == set(load_schema()[table.name].sensitive)
         assert not columns[table.key[0]].constraints.nullable
     assert isinstance(asset.partitions_def, dg.DailyPartitionsDefinition)
     assert asset.backfill_policy == dg.BackfillPolicy.single_run()

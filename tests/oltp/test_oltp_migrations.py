@@ -28,7 +28,7 @@ def test_keys_and_sensitive_columns_of_the_declaration_stand_in_the_schema():
     assert list(schema) == [t.name for t in OLTP_TABLES]
     for table in OLTP_TABLES:
         assert schema[table.name].key == table.key
-        for column in table.sensitive:
+        for column in schema[table.name].sensitive:
             assert schema[table.name].column(column).type == "bytea"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from stripe_platform.keys import TABLES
 from stripe_platform.oltp.schema import load_schema
 
 BOOKKEEPING = {
@@ -21,7 +20,7 @@ def create(conn: psycopg.Connection) -> None:
     """All raw tables, empty: the non-sensitive columns with their types, then the bookkeeping columns."""
     conn.execute("create schema if not exists raw")
     for table in load_schema().values():
-        columns = {c.name: c.type for c in table.columns if c.name not in TABLES[table.name].sensitive} | BOOKKEEPING
+        columns = {c.name: c.type for c in table.columns if c.name not in table.sensitive} | BOOKKEEPING
         conn.execute(sql.SQL("create table raw.{} ({}, primary key ({}))").format(
             sql.Identifier(table.name),
             sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(t)) for n, t in columns.items()),

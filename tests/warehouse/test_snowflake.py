@@ -21,7 +21,6 @@ import sqlglot
 from history import FIRST, MARTS, Store, day, reference, story
 from raw_tables import BOOKKEEPING, Change
 
-from stripe_platform.keys import TABLES
 from stripe_platform.oltp.schema import load_schema
 
 TYPES = {"timestamp with time zone": "timestamp_tz", "double precision": "double"}
@@ -95,7 +94,7 @@ def _create_raw(cursor: Any) -> None:
     for schema in ("RAW", "STAGING", "MARTS", "OPS"):
         cursor.execute(f"create schema if not exists STRIPE_PLATFORM.{schema}")
     for table in load_schema().values():
-        columns = {c.name: c.type for c in table.columns if c.name not in TABLES[table.name].sensitive} | BOOKKEEPING
+        columns = {c.name: c.type for c in table.columns if c.name not in table.sensitive} | BOOKKEEPING
         cursor.execute(f"create table STRIPE_PLATFORM.RAW.{table.name} ("
                        + ", ".join(f"{n} {TYPES.get(t, t.replace('numeric', 'number'))}" for n, t in columns.items())
                        + ")")

@@ -1,0 +1,1 @@
+-- The ledger under the payments: accounts, entries, postings, and the functions that write whole payments.
