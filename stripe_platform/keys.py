@@ -90,7 +90,7 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
     ("status_history", ("object_id", "position"), "growing", "Every change of a status"),
 )
 # In the order in which they are loaded: parents first.
-OLTP_TABLES: tuple[Table, ...] = (
+_DATED: tuple[Table, ...] = (
     Table("currencies", ("code",), "reference", "Currencies with Stripe's exponent beside ISO's"),
     Table("countries", ("code",), "reference", "Countries and regions"),
     Table("exchange_rates", ("day", "from_currency", "to_currency"), "reference", "Daily exchange rates"),
@@ -108,8 +108,12 @@ OLTP_TABLES: tuple[Table, ...] = (
           owner=RISK),
     Table("balance_transactions", ("id",), "growing", "Every movement of a merchant's balance: money truth"),
     Table("fee_details", ("balance_transaction_id", "position"), "growing", "What a movement's fee is made of"),
-) + tuple(Table(*row, dated=False) for row in _UNDATED)
+)
+OLTP_TABLES = (*_DATED, *(Table(*row, dated=False) for row in _UNDATED))
 TABLES = {t.name: t for t in OLTP_TABLES}
+SCORES = "fraud_assessments"  # written by the fraud room, after the marts its model reads: ops of their own
+DATED = tuple(t.name for t in _DATED if t.name != SCORES)
+UNDATED = tuple(t.name for t in OLTP_TABLES if not t.dated)
 COLLECTIONS = ("transactions", "sessions", "customer_feedback")
 
 

@@ -136,5 +136,5 @@ CHECKS = [
         "The daily file is the one its manifest names and has every row of its batches, with an identity on each.",
         partial(_daily, table.name),
         (equal(ROWS, "manifest_rows"), equal("manifest_rows", "batch_rows"), *none_of(*DAILY_RULES)),
-        {"files": 1, "columns_read": 1}) for table in OLTP_TABLES),
+        {"files": 1, "columns_read": 1}) for table in OLTP_TABLES if table.dated),
 ]

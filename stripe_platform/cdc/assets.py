@@ -13,22 +13,20 @@ import dagster as dg
 from resources.lake import LakeResource
 from stripe_platform.cdc import snapshots as states
 from stripe_platform.cdc.capture import CaptureError, CaptureReport, capture
-from stripe_platform.cdc.compact import compact_range
+from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import schema_of
 from stripe_platform.cdc.manifest import Chain
-from stripe_platform.keys import OLTP_TABLES, PLATFORM, TABLES, Table, key
+from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, Table, key
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
 from stripe_platform.settings import load_settings
 
-SCORES = "fraud_assessments"
-SERVING = tuple(t.name for t in OLTP_TABLES if t.name != SCORES)
 BATCHES = key("cdc", "batches")
 
 
 @dg.asset(
     key=BATCHES, group_name="cdc", owners=[PLATFORM], kinds={"postgres", "parquet"}, partitions_def=DAILY,
-    backfill_policy=SINGLE_RUN, freshness_policy=FRESHNESS, deps=[key("oltp", name) for name in SERVING],
+    backfill_policy=SINGLE_RUN, freshness_policy=FRESHNESS, deps=[key("oltp", name) for name in (*DATED, *UNDATED)],
     description="Change batches read from the write-ahead log, in commit order, cut at ledger-day boundaries; each is"
     " a set of Parquet files and a hash-chained manifest, durable before the slot is acknowledged.",
 )
@@ -74,7 +72,8 @@ def _specs(layer: str, names: Sequence[str], sentence: str, deps: Deps) -> list[
     return [
         dg.AssetSpec(
             key(layer, name), deps=deps[name], group_name=layer, owners=[PLATFORM], kinds={"parquet"},
-            partitions_def=DAILY, freshness_policy=FRESHNESS, description=f"{TABLES[name].description}: {sentence}",
+            partitions_def=DAILY if TABLES[name].dated else None, freshness_policy=FRESHNESS,
+            description=f"{TABLES[name].description}: {sentence}",
             metadata={"dagster/column_schema": change_columns(TABLES[name])}, tags={"growth": TABLES[name].growth})
         for name in names
     ]
@@ -103,6 +102,21 @@ def _compacted(op: str, names: Sequence[str], deps: Deps, *,
                 "open_days": sum(not d.closed for d in made[name])})
 
     return compacted
+
+
+@dg.multi_asset(
+    name="cdc_undated", can_subset=True,
+    specs=_specs("cdc", UNDATED, "its changes by ledger day, sorted by key.", {name: [BATCHES] for name in UNDATED}))
+def undated(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult]:
+    """Compact the ledger days on which these tables changed: most days they do not."""
+    begun, opened, first_day = time.monotonic(), lake.open(), load_settings().first_day
+    chain = Chain.load(opened)
+    for name in [name for name in UNDATED if key("cdc", name) in context.selected_asset_keys]:
+        days = chain.days_of(name, first_day)
+        made = [compact(opened, name, day, chain=chain, first_day=first_day) for day in days]
+        yield dg.MaterializeResult(asset_key=key("cdc", name), metadata={
+            "rows": sum(d.rows for d in made), "days": len(made), "seconds": round(time.monotonic() - begun, 3),
+            "dagster/uri": f"{opened.url}/cdc/daily/{name}"})
 
 
 class SnapshotConfig(dg.Config):
@@ -136,8 +150,9 @@ def _snapshots(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
 
 CDC_ASSETS = [
     batches,
-    _compacted("cdc_tables", SERVING, {name: [BATCHES] for name in SERVING}),
+    undated,
+    _compacted("cdc_tables", DATED, {name: [BATCHES] for name in DATED}),
     _compacted("cdc_fraud_assessments", [SCORES], {SCORES: [BATCHES, key("oltp", SCORES)]}, captures=True),
-    _snapshots("snapshots_tables", SERVING),
+    _snapshots("snapshots_tables", DATED),
     _snapshots("snapshots_fraud_assessments", [SCORES]),
 ]

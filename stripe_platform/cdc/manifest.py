@@ -205,6 +205,12 @@ class Chain:
             raise ChainError(f"ledger day {day} has not begun: the open day is {newest}; close days in order")
         return self._by_day.get(None if day == newest else day, [])
 
+    def days_of(self, table: str, first_day: dt.date) -> list[dt.date]:
+        """Ledger days with changes of a table, in order, the open one last where it has some."""
+        newest = self.open_day(first_day)
+        return sorted({day or newest for manifest, day in zip(self.manifests, self.days, strict=True)
+                       if manifest.files_of(table)})
+
 
 def _days_of(manifests: Sequence[Manifest]) -> tuple[dt.date | None, ...]:
     days: list[dt.date | None] = []

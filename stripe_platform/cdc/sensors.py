@@ -18,7 +18,7 @@ import dagster as dg
 from resources.lake import Lake, open_lake
 from stripe_platform.cdc.capture import CaptureBusyError, capture
 from stripe_platform.cdc.manifest import Chain
-from stripe_platform.keys import OLTP_TABLES, RANGE_END, RANGE_START, key
+from stripe_platform.keys import DATED, RANGE_END, RANGE_START, key
 from stripe_platform.partitions import DAILY
 from stripe_platform.settings import Settings, load_settings
 
@@ -26,7 +26,7 @@ INTERVAL_SECONDS = 15
 BUDGET_SECONDS = 20.0  # a tick is cut at 60 s and would then save no cursor
 ATTEMPTS = 3
 BATCH_TAG, ATTEMPT_TAG = "cdc/batch", "cdc/attempt"
-CARRIED = tuple(key("raw", t.name) for t in OLTP_TABLES if t.name != "fraud_assessments")
+CARRIED = tuple(key("raw", name) for name in DATED)
 IN_PROGRESS = (
     dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,

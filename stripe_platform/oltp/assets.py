@@ -7,14 +7,10 @@ from collections.abc import Iterator
 import dagster as dg
 
 from stripe_platform import progress
-from stripe_platform.keys import OLTP_TABLES, Table, key
-from stripe_platform.oltp.feed import DayLoad, Feed
+from stripe_platform.keys import DATED, TABLES, UNDATED, Table, key
+from stripe_platform.oltp.feed import DayLoad, Feed, count_rows
 from stripe_platform.oltp.schema import TableSchema, load_schema
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
-
-SCORES = "fraud_assessments"  # written by the fraud room
-TABLES = tuple(t for t in OLTP_TABLES if t.name != SCORES)
-
 
 def column_schema(table: Table, schema: TableSchema) -> dg.TableSchema:
     """Columns for the catalogue; ciphertext columns carry the tag that travels with lineage."""
@@ -31,14 +27,15 @@ def column_schema(table: Table, schema: TableSchema) -> dg.TableSchema:
 def _spec(table: Table) -> dg.AssetSpec:
     return dg.AssetSpec(
         key("oltp", table.name), group_name="oltp", description=table.description, owners=[table.owner],
-        kinds={"postgres", "table"}, partitions_def=DAILY, freshness_policy=FRESHNESS,
+        kinds={"postgres", "table"}, partitions_def=DAILY if table.dated else None, freshness_policy=FRESHNESS,
+        deps=[] if table.dated else [key("oltp", "accounts")],  # brought by the same days, counted after them
         metadata={"dagster/column_schema": column_schema(table, load_schema()[table.name])},
         tags={"growth": table.growth},
     )  # fmt: skip
 
 
 @dg.multi_asset(
-    name="oltp", specs=[_spec(table) for table in TABLES], partitions_def=DAILY, backfill_policy=SINGLE_RUN,
+    name="oltp", specs=[_spec(TABLES[name]) for name in DATED], partitions_def=DAILY, backfill_policy=SINGLE_RUN,
     required_resource_keys={"feed"},
 )  # fmt: skip
 def oltp(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
@@ -47,16 +44,29 @@ def oltp(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     started = time.monotonic()
     loads = bring(feed, days_of(context))
     seconds = round(time.monotonic() - started, 3)
-    for table in TABLES:
-        by_day = {load.day.isoformat(): load.rows.get(table.name, 0) for load in loads}
+    for name in DATED:
+        by_day = {load.day.isoformat(): load.rows.get(name, 0) for load in loads}
         yield dg.MaterializeResult(
-            asset_key=key("oltp", table.name),
+            asset_key=key("oltp", name),
             metadata={
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day), "seconds": seconds,
                 "days_skipped": sum(load.skipped for load in loads),
                 "quarantined": sum(load.quarantined for load in loads), "feed": feed.name,
             },
         )  # fmt: skip
+
+
+@dg.multi_asset(
+    name="oltp_undated", specs=[_spec(TABLES[name]) for name in UNDATED], can_subset=True,
+    required_resource_keys={"oltp"},
+)
+def oltp_undated(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    """Tables without days of their own: what stands in them now."""
+    chosen = [name for name in UNDATED if key("oltp", name) in context.selected_asset_keys]
+    with context.resources.oltp.connect() as connection:
+        counts = count_rows(connection, chosen)
+    for name, rows in counts.items():
+        yield dg.MaterializeResult(asset_key=key("oltp", name), metadata={"rows": rows, "dagster/row_count": rows})
 
 
 def bring(feed: Feed, days: list[dt.date]) -> list[DayLoad]:
@@ -69,4 +79,4 @@ def bring(feed: Feed, days: list[dt.date]) -> list[DayLoad]:
     return loads
 
 
-OLTP_ASSETS = [oltp]
+OLTP_ASSETS = [oltp, oltp_undated]

@@ -111,9 +111,19 @@ def count(conn: psycopg.Connection, table: str) -> int:
 
 
 def _create(conn: psycopg.Connection, table: str) -> None:
-    """The raw table with the OLTP's types, nothing but the key mandatory (a tombstone may know no more)."""
+    """The raw table with the OLTP's types, nothing but the key mandatory (a tombstone may know no more).
+
+    One that stands gets the columns that a later migration gave the OLTP's.
+    """
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
-    if conn.execute("select to_regclass(%s)", [f"raw.{table}"]).fetchone() != (None,):
+    standing = {row[0] for row in conn.execute(
+        "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
+        [f"raw.{table}"])}
+    if standing:
+        for column, kind in columns_of(table):
+            if column not in standing:
+                conn.execute(sql.SQL("alter table {} add column {} {}").format(
+                    sql.Identifier("raw", table), sql.Identifier(column), sql.SQL(kind)))
         return
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), 0)")
     conn.execute("create schema if not exists raw")

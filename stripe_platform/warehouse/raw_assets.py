@@ -8,14 +8,12 @@ import dagster as dg
 from resources.lake import LakeResource
 from resources.warehouse import WarehouseResource
 from stripe_platform.cdc.manifest import Chain
-from stripe_platform.keys import OLTP_TABLES, PLATFORM, TABLES, key
+from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, key
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
 from stripe_platform.settings import load_settings
 from stripe_platform.warehouse import raw
 
-SCORES = "fraud_assessments"  # an op of its own: it comes after the marts that the model reads
-SERVING = tuple(t.name for t in OLTP_TABLES if t.name != SCORES)
 FENCE_COLUMNS = (
     ("_source", "text", "Source of the change"),
     ("_epoch", "text", "Life of the replication slot; positions compare only within one"),
@@ -46,23 +44,31 @@ def _columns(table: str) -> dg.TableSchema:
     ])
 
 
+def _spec(name: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key("raw", name), deps=[key("cdc", name)], group_name="raw", owners=[PLATFORM], kinds={"postgres", "table"},
+        partitions_def=DAILY if TABLES[name].dated else None, freshness_policy=FRESHNESS,
+        tags={"growth": TABLES[name].growth},
+        description=f"{TABLES[name].description}: the rows as the change log leaves them, tombstones included.",
+        metadata={"dagster/column_schema": _columns(name), "dagster/table_name": f"raw.{name}"})
+
+
+def _refuse_other_warehouses(warehouse: WarehouseResource) -> None:
+    if warehouse.kind != "postgres":
+        raise UnsupportedWarehouseError(
+            f"raw tables are loaded into PostgreSQL only, this deployment's warehouse is {warehouse.kind}: set"
+            " STRIPE_PLATFORM_WAREHOUSE=postgres")
+
+
 def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=op, can_subset=True, partitions_def=DAILY, backfill_policy=SINGLE_RUN,
-        specs=[dg.AssetSpec(
-            key("raw", name), deps=[key("cdc", name)], group_name="raw", owners=[PLATFORM], kinds={"postgres", "table"},
-            partitions_def=DAILY, freshness_policy=FRESHNESS, tags={"growth": TABLES[name].growth},
-            description=f"{TABLES[name].description}: the rows as the change log leaves them, tombstones included.",
-            metadata={"dagster/column_schema": _columns(name), "dagster/table_name": f"raw.{name}"})
-            for name in names])
+        specs=[_spec(name) for name in names])
     def loaded(
         context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource, config: RawConfig,
     ) -> Iterator[dg.MaterializeResult]:
         """Bring the ledger days' changes into the raw tables, behind the fence."""
-        if warehouse.kind != "postgres":
-            raise UnsupportedWarehouseError(
-                f"raw tables are loaded into PostgreSQL only, this deployment's warehouse is {warehouse.kind}: set"
-                " STRIPE_PLATFORM_WAREHOUSE=postgres")
+        _refuse_other_warehouses(warehouse)
         days, opened = days_of(context), lake.open()
         chain, first_day = Chain.load(opened), load_settings().first_day
         chosen = sorted(k.path[-1] for k in context.selected_asset_keys)
@@ -81,4 +87,21 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
     return loaded
 
 
-RAW_ASSETS = [_raw("raw_tables", SERVING), _raw("raw_fraud_assessments", [SCORES])]
+@dg.multi_asset(name="raw_undated", can_subset=True, specs=[_spec(name) for name in UNDATED])
+def undated(
+    context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource, config: RawConfig,
+) -> Iterator[dg.MaterializeResult]:
+    """Bring every ledger day on which these tables changed into raw, behind the same fence."""
+    _refuse_other_warehouses(warehouse)
+    opened, first_day = lake.open(), load_settings().first_day
+    chain = Chain.load(opened)
+    with warehouse.connect() as connection:
+        for name in [name for name in UNDATED if key("raw", name) in context.selected_asset_keys]:
+            report = raw.apply(connection, opened, name, chain.days_of(name, first_day), chain=chain,
+                               first_day=first_day, reapply=config.reapply)
+            yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
+                "rows": sum(report.rows.values()), "dagster/row_count": report.total, "keys_changed": report.keys,
+                "days_applied": len(report.days), "seconds": round(report.seconds, 3)})
+
+
+RAW_ASSETS = [_raw("raw_tables", DATED), undated, _raw("raw_fraud_assessments", [SCORES])]

@@ -145,7 +145,7 @@ def _carry(settings: Settings, stores: Stores) -> None:
     for day in DAYS:
         feed.bring(day)
     capture(settings, DAYS[-1])
-    lake, tables = stores.lake(), [table.name for table in OLTP_TABLES]
+    lake, tables = stores.lake(), [table.name for table in OLTP_TABLES if table.dated]
     compact_range(lake, tables, DAYS)
     snapshot_range(lake, tables, DAYS)
     with stores.warehouse() as connection:

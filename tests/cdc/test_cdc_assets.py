@@ -15,7 +15,7 @@ from resources.warehouse import WarehouseResource, connect_postgres
 from stripe_platform.cdc.assets import CDC_ASSETS
 from stripe_platform.cdc.capture import ensure_slot
 from stripe_platform.cdc.verify import verify
-from stripe_platform.keys import OLTP_TABLES, key
+from stripe_platform.keys import OLTP_TABLES, UNDATED, key
 from stripe_platform.settings import load_settings
 from stripe_platform.warehouse.raw_assets import RAW_ASSETS
 
@@ -65,11 +65,12 @@ def three_days() -> list[tuple]:
 def test_a_range_of_days_is_one_run_from_the_log_to_raw_and_snapshots(oltp, warehouse, lake, monkeypatch):
     monkeypatch.setenv("STRIPE_PLATFORM_FIRST_DAY", FIRST.isoformat())
     expected = three_days()
+    dated = [t for t in OLTP_TABLES if t.dated]
     with dg.DagsterInstance.ephemeral() as instance:
         result = run("moved", FIRST, LAST, instance)
         made = {(m.materialization.asset_key.to_user_string(), m.materialization.partition): m.materialization.metadata
                 for m in result.get_asset_materialization_events()}
-    assert len(made) == 3 * (1 + 3 * len(OLTP_TABLES))
+    assert len(made) == 3 * (1 + 3 * len(dated)) + 2 * len(UNDATED)
     metadata = made["raw/accounts", LAST.isoformat()]
     assert metadata["rows_by_day"].value == {"2026-06-01": 5, "2026-06-02": 5, "2026-06-03": 5}
     assert metadata["dagster/row_count"].value == 15

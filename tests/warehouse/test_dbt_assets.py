@@ -15,7 +15,7 @@ pytestmark = pytest.mark.servers
 
 
 def certify(store: Store, days: range) -> None:
-    for table in OLTP_TABLES:
+    for table in (t for t in OLTP_TABLES if t.dated):
         record_verdicts(store.conn, asset_key=key("raw", table.name), check_name="rows", blocking=True, run_id="r",
                         outcomes=[(day(n).isoformat(), "passed", 1) for n in days])
 

@@ -267,8 +267,8 @@ alter table oltp.refunds
     add constraint refunds_id_check check (id ~ '^[^ \t\n]{1,255}$');
 
 alter table oltp.disputes
-    drop constraint disputes_id_check, drop constraint disputes_status_check, drop constraint disputes_reason_check,
-    alter column charge_id drop not null,
+    drop constraint disputes_id_check, drop constraint disputes_status_check,
+    alter column charge_id drop not null, alter column reason drop not null,
     add column payment_intent_id text collate "C" references oltp.payment_intents,
     add column case_type text,
     add column network_reason_code text,
