@@ -28,6 +28,7 @@ from stripe_platform.cdc.slot import (
     CaptureError,
     Stream,
     ensure_slot,
+    follow_promotion,
     inspect,
     read_keepalive,
     refuse_a_foreign_slot,
@@ -102,11 +103,15 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     with writer_lock(settings, wait_seconds):
         epoch = ensure_slot(settings, lake)
         clear_leftovers(lake)
-        drain = _Drain(settings, lake, epoch, until, begun + budget_seconds if budget_seconds else None)
+        deadline = begun + budget_seconds if budget_seconds else None
+        drain = _Drain(settings, lake, epoch, until, deadline)
         if until is None or drain.last_closed is None or drain.last_closed < until:
             with progress.stage("capture changes") as advance, replication(settings) as connection:
                 state = inspect(connection, settings.cdc_slot)
                 refuse_a_foreign_slot(epoch, state, drain.durable_lsn)
+                if state.timeline != epoch.timeline:  # a standby was promoted, and the slot with it
+                    epoch = follow_promotion(lake, epoch, state, drain.durable_lsn)
+                    drain = _Drain(settings, lake, epoch, until, deadline)
                 stream = Stream(connection, settings.cdc_slot, settings.cdc_publication, drain.durable_lsn,
                                 min(wait_seconds, 10.0))
                 drain.run(stream, state.wal_end, advance)
@@ -127,7 +132,8 @@ def durable_position(lake: Lake) -> tuple[Epoch, int]:
     epochs, newest = manifests.load_epochs(lake), manifests.last(lake)
     if not epochs:
         raise CaptureError("the lake knows no slot yet: run `stripe-platform up` or `stripe-platform cdc capture`")
-    reached = newest.to_lsn if newest else epochs[-1].consistent_lsn
+    begun = newest is not None and newest.epoch == epochs[-1].name
+    reached = newest.to_lsn if newest and begun else epochs[-1].consistent_lsn
     return epochs[-1], max(reached, _idle_position(lake, epochs[-1]))
 
 
@@ -155,7 +161,8 @@ class _Drain:
         self.report = CaptureReport()
         self.last = manifests.last(lake)
         self.last_closed = _last_closed(lake)
-        self.to_lsn = self.last.to_lsn if self.last else epoch.consistent_lsn
+        begun = self.last is not None and self.last.epoch == epoch.name
+        self.to_lsn = self.last.to_lsn if self.last and begun else epoch.consistent_lsn
         self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch))
         self.decoder = Decoder(durable_lsn=self.to_lsn, source=SOURCE, epoch=epoch.name, watch=CALENDAR,
                                keys={f"oltp.{t.name}": t.key for t in keys.OLTP_TABLES})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import select
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
@@ -20,6 +20,7 @@ from stripe_platform.settings import Settings
 KEEPALIVE, DATA = ord("k"), ord("w")
 _STATUS = struct.Struct("!cQQQQB")
 _KEEPALIVE = struct.Struct("!QQB")
+FAILOVER_SINCE = 170_000  # servers that copy slots to a standby
 # What decides the text of values; the server's own defaults must not.
 OPTIONS = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601 -c bytea_output=hex -c extra_float_digits=1"
 
@@ -39,6 +40,8 @@ class SlotState:
     confirmed_lsn: int
     active_pid: int | None
     wal_status: str | None
+    failover: bool = True  # a standby keeps a copy of the slot; true also where the server knows no such thing
+    history: Mapping[int, int] = field(default_factory=dict)  # where each earlier timeline of the server ended
 
 
 @contextmanager
@@ -53,13 +56,28 @@ def replication(settings: Settings) -> Iterator[psycopg.Connection]:
 def inspect(connection: psycopg.Connection, slot: str) -> SlotState:
     """Server identity, end of its log, and the slot's state."""
     identity = connection.execute("IDENTIFY_SYSTEM").fetchone()
+    failover = "failover" if connection.info.server_version >= FAILOVER_SINCE else "true"
     row = connection.execute(sql.SQL(
-        "select confirmed_flush_lsn::text, active_pid, wal_status from pg_replication_slots"
-        " where slot_name = {} and database = current_database()").format(sql.Literal(slot))).fetchone()
+        "select confirmed_flush_lsn::text, active_pid, wal_status, {} from pg_replication_slots"
+        " where slot_name = {} and database = current_database()").format(
+            sql.SQL(failover), sql.Literal(slot))).fetchone()
     assert identity is not None  # noqa: S101 - the command always answers one row
+    timeline = int(identity[1])
     return SlotState(
-        str(identity[0]), int(identity[1]), lsn_int(str(identity[2])), row is not None,
-        lsn_int(row[0]) if row and row[0] else 0, row[1] if row else None, row[2] if row else None)
+        str(identity[0]), timeline, lsn_int(str(identity[2])), row is not None,
+        lsn_int(row[0]) if row and row[0] else 0, row[1] if row else None, row[2] if row else None,
+        row is None or row[3] in (True, "t"), _history(connection, timeline))
+
+
+def _history(connection: psycopg.Connection, timeline: int) -> dict[int, int]:
+    """Where the earlier timelines ended, by number; the first timeline has none."""
+    if timeline == 1:
+        return {}
+    row = connection.execute(sql.SQL("TIMELINE_HISTORY {}").format(sql.SQL(str(timeline)))).fetchone()
+    assert row is not None  # noqa: S101 - the command answers one row, or fails
+    text = row[1].decode() if isinstance(row[1], bytes) else str(row[1])
+    fields = [line.split("\t") for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return {int(number): lsn_int(end) for number, end, *_reason in fields}
 
 
 def ensure_slot(settings: Settings, lake: Lake | None = None) -> Epoch:
@@ -78,24 +96,53 @@ def ensure_slot(settings: Settings, lake: Lake | None = None) -> Epoch:
                 f"slot {slot} is gone from the source, changes after the last batch cannot be read: start with an"
                 " empty lake and warehouse, or restore source and slot from the same backup")
         if not state.exists:
+            failover = ", FAILOVER" if connection.info.server_version >= FAILOVER_SINCE else ""
             created = connection.execute(sql.SQL(
-                "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')").format(sql.Identifier(slot)))
+                "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing'{})").format(
+                    sql.Identifier(slot), sql.SQL(failover)))
             row = created.fetchone()
             assert row is not None  # noqa: S101 - the command always answers one row
             consistent = lsn_int(str(row[1]))
         else:
+            _let_it_fail_over(connection, slot, state)
             consistent = state.confirmed_lsn  # made by a call that was killed before it could write the record
         if not epochs:
             save_epoch(lake, Epoch(1, slot, state.system_identifier, state.timeline, consistent))
     return load_epochs(lake)[-1]
 
 
+def _let_it_fail_over(connection: psycopg.Connection, slot: str, state: SlotState) -> None:
+    """Give the option to a slot that an earlier release made; next time, when somebody is reading it now."""
+    if not state.failover and state.active_pid is None and state.wal_status != "lost":
+        with suppress(psycopg.errors.ObjectInUse):
+            connection.execute(sql.SQL("ALTER_REPLICATION_SLOT {} (FAILOVER true)").format(sql.Identifier(slot)))
+
+
+def continues(epoch: Epoch, state: SlotState, durable_lsn: int) -> bool:
+    """Whether the server is a promoted standby of the epoch's: same system, and all we hold is before the promotion.
+
+    A promotion ends the old timeline at one LSN; the log before it is the same on both servers.
+    """
+    return (state.system_identifier == epoch.system_identifier and state.timeline > epoch.timeline
+            and durable_lsn <= state.history.get(epoch.timeline, -1))
+
+
+def follow_promotion(lake: Lake, epoch: Epoch, state: SlotState, durable_lsn: int) -> Epoch:
+    """The epoch to read in: a new one on the slot's new timeline, beginning exactly where the durable log ends."""
+    if state.timeline == epoch.timeline:
+        return epoch
+    following = Epoch(epoch.ordinal + 1, epoch.slot, state.system_identifier, state.timeline, durable_lsn)
+    save_epoch(lake, following)
+    return following
+
+
 def refuse_a_foreign_slot(epoch: Epoch, state: SlotState, durable_lsn: int) -> None:
-    """Raise unless the slot continues exactly where the lake's batches end."""
-    if (state.system_identifier, state.timeline) != (epoch.system_identifier, epoch.timeline):
+    """Raise unless the slot continues exactly where the lake's batches end, on the same server or its standby."""
+    same = (state.system_identifier, state.timeline) == (epoch.system_identifier, epoch.timeline)
+    if not same and not continues(epoch, state, durable_lsn):
         raise CaptureError(
             f"slot {epoch.slot} is on another server or timeline than the batches in the lake: point the CDC to the"
-            " server it began with, or start with an empty lake and warehouse")
+            " server it began with or to its promoted standby, or start with an empty lake and warehouse")
     if state.wal_status == "lost":
         raise CaptureError(
             f"slot {epoch.slot} is lost, the server removed log it still needed: start with an empty lake and"
