@@ -21,7 +21,7 @@ from stripe_platform.cdc.compact import compact
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.snapshots import state_at
 from stripe_platform.cdc.verify import verify
-from stripe_platform.oltp.migrate import migrate
+from stripe_platform.oltp.migrate import MIGRATIONS, migrate
 from stripe_platform.settings import load_settings
 from stripe_platform.warehouse import raw
 from stripe_platform.warehouse.bootstrap import bootstrap
@@ -75,6 +75,31 @@ def closed_days(lake: LocalLake) -> list[dt.date]:
     return sorted(Chain.load(lake).closed)
 
 
+def tables_of(expected: dict) -> list[str]:
+    """Tables the sample's release had: of younger ones it can say nothing."""
+    return [name for name in keys.TABLES if f"oltp.{name}" in expected["oltp"]]
+
+
+def columns(dsn: str, table: str) -> list[str]:
+    with psycopg.connect(dsn) as connection:
+        return [row[0] for row in connection.execute(
+            "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped"
+            " order by attnum", [table])]
+
+
+def digest(dsn: str, table: str, names: list[str]) -> tuple[int, str]:
+    """Rows and a hash over these columns of every row, whatever the order of the rows."""
+    listed = sql.SQL(", ").join(map(sql.Identifier, names))
+    with psycopg.connect(dsn) as connection:
+        connection.execute("set timezone = 'UTC'")
+        found = connection.execute(sql.SQL(
+            "select count(*), md5(coalesce(string_agg(r, '' order by r collate \"C\"), '')) from"
+            " (select md5(row({})::text) as r from {}) as hashed"
+        ).format(listed, sql.Identifier(*table.split(".")))).fetchone()
+    assert found is not None
+    return found[0], found[1]
+
+
 def test_there_is_a_sample_to_upgrade():
     assert SAMPLES
 
@@ -88,6 +113,15 @@ def test_migrations_keep_every_row_of_a_released_oltp(sample, expected, fresh_ol
     kept = {table: count for table, count in expected["oltp"].items() if table != "ops.migrations"}
     assert {table: found.get(table) for table in kept} == kept
     assert found["ops.migrations"] == len(again.present)
+
+
+def test_no_value_of_a_released_oltp_changes(sample, expected, fresh_oltp):
+    restore(fresh_oltp, sample / "oltp.sql.gz")
+    known = {name: columns(fresh_oltp, f"oltp.{name}") for name in tables_of(expected)}
+    before = {name: digest(fresh_oltp, f"oltp.{name}", names) for name, names in known.items()}
+    applied = migrate(fresh_oltp).applied
+    assert applied == [f.name for f in sorted(MIGRATIONS.glob("*.sql"))][expected["oltp"]["ops.migrations"]:]
+    assert {name: digest(fresh_oltp, f"oltp.{name}", names) for name, names in known.items()} == before
 
 
 def test_a_released_change_log_is_read_whole(expected, old_lake):
@@ -113,7 +147,9 @@ def test_daily_files_of_a_release_are_read_and_not_made_again(expected, old_lake
 
 def test_the_state_folded_from_a_released_lake_is_what_the_oltp_held(expected, old_lake):
     last = closed_days(old_lake)[-1]
-    for name in keys.TABLES:
+    held = tables_of(expected)
+    assert held, "the sample counts no table that the present release declares"
+    for name in held:
         assert state_at(old_lake, name, last).num_rows == expected["oltp"][f"oltp.{name}"], name
 
 
@@ -121,6 +157,20 @@ def test_the_marts_of_a_released_warehouse_keep_their_content(expected, old_ware
     with psycopg.connect(old_warehouse) as connection:
         assert {name: content_hash(connection, f"marts.{name}") for name in expected["marts"]} == expected["marts"]
     assert rows(old_warehouse, ("raw", "marts", "features", "ops")) == expected["warehouse"]
+
+
+def test_raw_tables_of_a_release_gain_later_columns_and_keep_their_rows(expected, old_lake, old_warehouse):
+    held = tables_of(expected)
+    known = {name: columns(old_warehouse, f"raw.{name}") for name in held}
+    before = {name: digest(old_warehouse, f"raw.{name}", names) for name, names in known.items()}
+    with psycopg.connect(old_warehouse) as connection:
+        for name in held:
+            raw.apply(connection, old_lake, name, [])
+    wanted = {name: {column for column, _ in raw.columns_of(name)} for name in held}
+    assert any(wanted[name] - set(known[name]) for name in held), "this release added no column: the test shows nothing"
+    for name in held:
+        assert wanted[name] <= set(columns(old_warehouse, f"raw.{name}")), name
+        assert digest(old_warehouse, f"raw.{name}", known[name]) == before[name], name
 
 
 def test_raw_days_that_a_release_applied_stand(old_lake, old_warehouse):
