@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stripe_platform import progress
-from stripe_platform.documents.cards import holds_card_number
+from stripe_platform.cards import holds_card_number
 from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record
 from stripe_platform.documents.schemas import QUARANTINE, SESSION_RETENTION_DAYS
 from stripe_platform.documents.writing import Document, batches, insert_reporting

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stripe_platform.documents.cards import holds_card_number, is_card_number
+from stripe_platform.cards import holds_card_number, is_card_number
 
 VISA, MASTERCARD_2, UNIONPAY_19, AMEX = "4242424242424242", "2223003122003222", "6222020000000000004", "378282246310005"
 SPACED = "4242 4242 4242 4242"
