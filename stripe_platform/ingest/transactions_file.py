@@ -26,6 +26,7 @@ from stripe_platform.oltp.bulk import BadRecord, DayRows, load_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, observe
 from stripe_platform.oltp.ids import day_us, uuid7_named
 from stripe_platform.oltp.reference import COUNTRIES, CURRENCIES, REPORTING
+from stripe_platform.oltp.turns import Turn
 from stripe_platform.settings import Settings
 
 LABEL_DELAY = dt.timedelta(days=7)
@@ -69,12 +70,12 @@ class FileFeed:
             check(file)  # before a server starts or a day is remembered for a file that cannot be used
         return BusinessDays(*self._window, tail=LABEL_DELAY.days)
 
-    def bring(self, day: dt.date) -> DayLoad:
+    def bring(self, day: dt.date, turn: Turn | None = None) -> DayLoad:
         """Import one day; a day outside the calendar is observed, not made."""
         with psycopg.connect(self._settings.need("oltp_dsn"), autocommit=True) as conn:
             if day not in self._calendar:
                 return observe(conn, day)
-            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(conn, day))
+            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(conn, day), turn)
 
     @cached_property
     def _judged(self) -> Judged:

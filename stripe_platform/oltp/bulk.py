@@ -19,13 +19,21 @@ from psycopg import sql
 
 from stripe_platform.keyring import Keyring
 from stripe_platform.keys import OLTP_TABLES
-from stripe_platform.oltp.calendar import close_day, own_calendar
+from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar
 from stripe_platform.oltp.feed import DayLoad, count_day
 from stripe_platform.oltp.reference import seed_reference
+from stripe_platform.oltp.turns import Turn
 from stripe_platform.vault import new_keys, store_keys
 
 # Clear columns a caller hands over, and the ciphertext columns that SQL sees in their place.
 SEALED = {"customers": {"name": "name_ciphertext", "email": "email_ciphertext"}}
+
+
+# Rows of these name what earlier days brought; rows of all but the free ones may be named by later days.
+_OF_EARLIER_DAYS = frozenset({"refunds", "disputes", "early_fraud_warnings", "fraud_assessments"})
+_FREE = frozenset({"exchange_rates", "payment_intents", "charges", "charge_outcomes", "balance_transactions",
+                   "fee_details"})
+_PARENTS = frozenset(t.name for t in OLTP_TABLES) - _FREE - _OF_EARLIER_DAYS
 
 
 class LoadError(RuntimeError):
@@ -51,35 +59,61 @@ class DayRows:
 
 
 def load_day(
-    conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows]
+    conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows],
+    turn: Turn | None = None,
 ) -> DayLoad:
     """Write one business day and close it, or skip it when `digest` brought it before.
 
     `make` is called only when the day is missing. Refunds and disputes among the rows also update their charges.
+    `turn`: its place among days that are loaded side by side; without one, it has the calendar to itself.
     """
+    try:
+        return _load_day(conn, ring, digest, day, make, turn)
+    except LoadError:
+        # Another loader of the same source was faster: its rows are these rows, and they stand.
+        if not is_loaded(conn, digest, day):
+            raise
+        return _load_day(conn, ring, digest, day, make, turn)
+
+
+def _load_day(
+    conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows], turn: Turn | None,
+) -> DayLoad:
+    # Its own transaction: a day that waits for an earlier one must not hold what that one needs to make partitions.
     with conn.transaction():
-        own_calendar(conn)
+        make_partitions_ahead(conn, day)
+    with conn.transaction():
+        if turn is None:
+            own_calendar(conn)
+            turn = Turn.alone(day)
         done = conn.execute(
             "select quarantined from ops.load_day where source_digest = %s and day = %s", [digest, day]
         ).fetchone()
         if done is not None:
+            turn.wait_for_close()
             return DayLoad(day, count_day(conn, day), int(done[0]), skipped=True)
         # Foreign keys into partitioned tables are looked up by cached plans: a fresh plan per row costs ten times more.
         # Tables are young here and lack statistics: only index plans are right for them.
         for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off", "enable_hashjoin = off",
                         "enable_mergejoin = off"):
             conn.execute(sql.SQL("set local ") + sql.SQL(setting))
-        conn.execute("select ops.make_partitions(%s, %s)", [day, day])
+        turn.wait_for_parents()
         counts = seed_reference(conn)
         content = make()
         unknown = set(content.tables) - {t.name for t in OLTP_TABLES}
         if unknown:
             raise LoadError(f"day {day} brings rows of {min(unknown)}, which is no OLTP table")
-        for table in OLTP_TABLES:
-            rows = content.tables.get(table.name)
-            if rows is not None and rows.num_rows:
-                _copy(conn, ring, table.name, rows, day)
-                counts[table.name] = counts.get(table.name, 0) + rows.num_rows
+        filled = [t.name for t in OLTP_TABLES if (rows := content.tables.get(t.name)) is not None and rows.num_rows]
+        if not _PARENTS.isdisjoint(filled):
+            turn.wait_for_close()
+        else:
+            turn.no_parents_here()
+        for name in sorted(filled, key=_OF_EARLIER_DAYS.__contains__):  # stable: parents stay first
+            if name in _OF_EARLIER_DAYS:
+                turn.wait_for_close()
+            _copy(conn, ring, name, content.tables[name], day)
+            counts[name] = counts.get(name, 0) + content.tables[name].num_rows
+        turn.wait_for_close()
         _follow_refunds(conn, content.tables.get("refunds"), day)
         _follow_disputes(conn, content.tables.get("disputes"), day)
         quarantine(conn, ring, digest, content.refused)

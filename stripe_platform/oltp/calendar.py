@@ -49,9 +49,13 @@ def close_day(conn: psycopg.Connection, day: dt.date, source: str = SOURCE) -> N
         raise CalendarError(
             f"day {day} of {source} cannot be closed after {last}: days close once, in order; start with a later day"
         )
-    # Ahead of their month, and few: every look-up of a foreign key takes a lock on each partition.
-    conn.execute("select ops.make_partitions(%s, %s)", [day, day + dt.timedelta(days=7)])
+    make_partitions_ahead(conn, day)
     conn.execute("insert into ops.day_ledger (source, day) values (%s, %s)", [source, day])
+
+
+def make_partitions_ahead(conn: psycopg.Connection, day: dt.date) -> None:
+    """Ahead of their month, and few: every look-up of a foreign key takes a lock on each partition."""
+    conn.execute("select ops.make_partitions(%s, %s)", [day, day + dt.timedelta(days=7)])
 
 
 def close_days_over(conn: psycopg.Connection, first: dt.date, day: dt.date, source: str = SOURCE) -> list[dt.date]:

@@ -13,6 +13,7 @@ from psycopg import sql
 from stripe_platform.keys import OLTP_TABLES, TABLES
 from stripe_platform.oltp.calendar import SOURCE, close_days_over
 from stripe_platform.oltp.ids import boundary_id
+from stripe_platform.oltp.turns import Turn
 from stripe_platform.settings import Settings
 
 # Id prefix of the tables whose rows carry their day in their key.
@@ -71,8 +72,8 @@ class Feed(Protocol):
         """The days this feed can bring; None when the world decides (production)."""
         ...
 
-    def bring(self, day: dt.date) -> DayLoad:
-        """Bring one day in one transaction; days come in order."""
+    def bring(self, day: dt.date, turn: Turn | None = None) -> DayLoad:
+        """Bring one day in one transaction; days come in order, or with their `turn` side by side."""
         ...
 
 
@@ -87,7 +88,7 @@ class ObservedFeed:
     def calendar(self) -> BusinessDays | None:
         return None
 
-    def bring(self, day: dt.date) -> DayLoad:
+    def bring(self, day: dt.date, turn: Turn | None = None) -> DayLoad:  # noqa: ARG002 (it loads nothing)
         """Rows by table of `day`, closed with those before it that are over; `LookupError` while it still runs."""
         with psycopg.connect(self._dsn, autocommit=True) as conn:
             close_days_over(conn, self._first, day)

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,13 @@ class Days:
         self.traffic = Traffic(self.world)
         self.business = business
         self._currencies = self.world.account_currency[self.world.terminal_account]
-        self.made = lru_cache(maxsize=48)(self._made)
+        self._cache = lru_cache(maxsize=48)(self._made)
+        self._making = Lock()
+
+    def made(self, day: dt.date) -> Made:
+        """The day's charges; made once, also when two threads ask."""
+        with self._making:
+            return self._cache(day)
 
     def rows(self, day: dt.date) -> DayRows:
         """Every row that comes into being on `day`."""

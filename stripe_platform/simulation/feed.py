@@ -13,6 +13,7 @@ import psycopg
 from stripe_platform.keyring import open_keyring
 from stripe_platform.oltp.bulk import DayRows, is_loaded, load_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, observe
+from stripe_platform.oltp.turns import Turn
 from stripe_platform.settings import Settings
 from stripe_platform.simulation.days import Days
 from stripe_platform.simulation.landing import land, landed
@@ -49,7 +50,7 @@ class SimulatedFeed:
         first = self.options.first_day
         return self._extra | {first + dt.timedelta(days=i) for i in range(self.options.days)}
 
-    def bring(self, day: dt.date) -> DayLoad:
+    def bring(self, day: dt.date, turn: Turn | None = None) -> DayLoad:
         """Simulate one day through the write API; a day outside the calendar is observed, not made."""
         with psycopg.connect(self._settings.need("oltp_dsn"), autocommit=True) as conn:
             if day not in self.calendar() and day not in self._extra:
@@ -58,7 +59,7 @@ class SimulatedFeed:
             if day in self.business and not stands:
                 # Before the commit: a killed run repeats both, and a committed day always has its files.
                 land(self.days, day, self._settings.landing)
-            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(day))
+            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(day), turn)
 
     def _rows(self, day: dt.date) -> DayRows:
         """The day's rows; the next day's are made meanwhile, while the server checks its keys."""

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def _iso(us: int) -> str:
 
 def _write(file: Path, records: Iterable[dict[str, object]]) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.{get_ident()}")
     count = 0
     with partial.open("w", encoding="utf-8") as out:
         for record in records:

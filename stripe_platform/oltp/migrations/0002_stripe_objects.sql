@@ -418,7 +418,7 @@ create table oltp.transfers (
     account_id text collate "C" references oltp.accounts,
     destination_id text collate "C" references oltp.accounts,
     source_charge_id text collate "C" references oltp.charges,
-    amount bigint not null check (amount >= 0),
+    amount bigint not null,
     amount_reversed bigint not null default 0,
     currency text not null references oltp.currencies,
     balance_transaction_id text collate "C",
@@ -446,7 +446,7 @@ create table oltp.application_fees (
     account_id text collate "C" references oltp.accounts,
     charge_id text collate "C" references oltp.charges,
     application text,
-    amount bigint not null check (amount >= 0),
+    amount bigint not null,
     amount_refunded bigint not null default 0,
     currency text not null references oltp.currencies,
     balance_transaction_id text collate "C",
@@ -952,7 +952,8 @@ declare
     parent_id text;
 begin
     execute format('select ($1).%I', tg_argv[1]) into parent_id using new;
-    execute format('select exists (select 1 from oltp.%I where id = $1)', tg_argv[0]) into found_parent using parent_id;
+    execute format('select exists (select 1 from oltp.%I where %I = $1)', tg_argv[0], coalesce(tg_argv[2], 'id'))
+    into found_parent using parent_id;
     if not found_parent then
         raise foreign_key_violation using message = format('%s of %s names no row of %s', tg_argv[1], tg_table_name,
             tg_argv[0]), constraint = tg_name;
@@ -972,6 +973,12 @@ execute function ops.parent_must_exist('customers', 'customer_id');
 create trigger guests_charge_has_its_card after insert or update on oltp.charges for each row
 when (new.payment_method_id is not null and new.customer_id is null)
 execute function ops.parent_must_exist('payment_methods', 'payment_method_id');
+create trigger guests_charge_has_its_currency after insert or update on oltp.charges for each row
+when (new.customer_id is null or new.account_id is null or new.payment_intent_id is null)
+execute function ops.parent_must_exist('currencies', 'currency', 'code');
+create trigger old_charge_has_its_terminal after insert or update on oltp.charges for each row
+when (new.terminal_id is not null and new.account_id is null)
+execute function ops.parent_must_exist('terminals', 'terminal_id');
 create trigger guests_intent_has_its_card after insert or update on oltp.payment_intents for each row
 when (new.payment_method_id is not null and new.customer_id is null)
 execute function ops.parent_must_exist('payment_methods', 'payment_method_id');
@@ -1051,9 +1058,11 @@ begin
     if last_day < first_day or last_day > first_day + 3660 then
         raise exception 'partitions from % to %: the range must run forward and span at most ten years', first_day, last_day;
     end if;
-    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
     for family in select table_name as tbl, column_name as col, prefix from ops.partition_families order by 1 loop
         for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
+            continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
+            -- Only now: loaders of neighbouring days find their partitions made and must not wait for each other.
+            perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
             continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
             lower_id := family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0');
             upper_id := family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0');
