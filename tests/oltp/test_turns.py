@@ -10,12 +10,17 @@ import psycopg
 import pytest
 
 from stripe_platform.oltp.assets import bring
+from stripe_platform.oltp.feed import DayLoad
 from stripe_platform.oltp.turns import EarlierDayFailedError, Turn, Turns
 from stripe_platform.settings import Settings
 from stripe_platform.simulation.feed import SimulatedFeed
 from stripe_platform.simulation.world import Options
 
 DAYS = [dt.date(2026, 6, 1) + dt.timedelta(days=i) for i in range(4)]
+
+
+def charges_of(loads: list[DayLoad]) -> int:
+    return sum(load.rows.get("charges", 0) for load in loads)
 
 
 def test_a_later_day_closes_after_the_earlier_one_however_early_it_is_ready():
@@ -68,7 +73,7 @@ def test_days_loaded_side_by_side_leave_what_days_loaded_one_by_one_leave(oltp: 
     alone = SimulatedFeed(oltp, options)
     again = [alone.bring(load.day) for load in loads]
     assert all(load.skipped for load in again)
-    assert sum(load.rows.get("charges", 0) for load in again) == standing[0] == sum(load.rows.get("charges", 0) for load in loads)
+    assert charges_of(again) == standing[0] == charges_of(loads)
 
 
 @pytest.mark.servers
@@ -81,5 +86,5 @@ def test_two_loaders_of_the_same_days_bring_them_once(oltp: Settings):
     with psycopg.connect(oltp.need("oltp_dsn")) as conn:
         charges = conn.execute("select count(*) from oltp.charges").fetchone()[0]
         closed = conn.execute("select count(*) from ops.day_ledger").fetchone()[0]
-    assert charges == sum(load.rows.get("charges", 0) for load in loads[0]) == sum(load.rows.get("charges", 0) for load in loads[1])
+    assert charges == charges_of(loads[0]) == charges_of(loads[1])
     assert closed == len(days)
