@@ -103,6 +103,8 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
         "revoke all on all tables in schema oltp, ops, vault from public",
         "revoke execute on all functions in schema ops from public",
         "grant usage on schema oltp, ops, vault to {role}",
+        "grant usage on schema compat to {role}",
+        "grant select on all tables in schema compat to {role}",
         "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine to {role}",
         "grant select on ops.migrations to {role}",
         "grant select, insert, delete on vault.subject_keys to {role}",
