@@ -88,6 +88,13 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
      "Attempts to deliver events"),
     ("idempotency_keys", ("account_id", "key"), "growing", "Requests that may come twice and act once"),
     ("status_history", ("object_id", "position"), "growing", "Every change of a status"),
+    ("ledger_account_kinds", ("kind",), "reference", "Kinds of ledger accounts with their normal side"),
+    ("ledger_accounts", ("id",), "mutable", "Accounts of the ledger: merchants' and the platform's"),
+    ("ledger_reversals", ("entry_id",), "growing", "Which entry undid which"),
+    ("ledger_balances", ("ledger_account_id", "day"), "growing", "Balances at the end of closed days"),
+    ("ledger_seals", ("sequence",), "growing", "Hash chain over the closed journal"),
+    ("posting_rules", ("category", "leg"), "reference", "What each category of movement books"),
+    ("fee_policies", ("kind", "currency", "country"), "reference", "What charges and disputes cost"),
 )
 # In the order in which they are loaded: parents first.
 _DATED: tuple[Table, ...] = (
@@ -108,6 +115,8 @@ _DATED: tuple[Table, ...] = (
           owner=RISK),
     Table("balance_transactions", ("id",), "growing", "Every movement of a merchant's balance: money truth"),
     Table("fee_details", ("balance_transaction_id", "position"), "growing", "What a movement's fee is made of"),
+    Table("ledger_entries", ("id",), "growing", "Double-entry journal: what was booked, never changed"),
+    Table("ledger_postings", ("entry_id", "position"), "growing", "Debits and credits of entries, by currency"),
 )
 OLTP_TABLES = (*_DATED, *(Table(*row, dated=False) for row in _UNDATED))
 TABLES = {t.name: t for t in OLTP_TABLES}

@@ -35,6 +35,18 @@ class MigrationError(RuntimeError):
     """The migration files and the database disagree; the message names the file and the remedy."""
 
 
+# The app's role reads these; they are written by functions of the owner alone.
+WRITTEN_BY_FUNCTIONS = frozenset({
+    "ledger_account_kinds", "ledger_accounts", "ledger_balances", "ledger_entries", "ledger_postings",
+    "ledger_reversals", "ledger_seals", "posting_rules",
+})
+# Functions of the ledger and of payments but those that begin with _, which are their inner parts.
+_CALLABLE = """
+select p.oid::regprocedure::text from pg_proc p
+where p.pronamespace in ('ledger'::regnamespace, 'payments'::regnamespace) and p.proname not like '\\_%' order by 1
+"""
+
+
 @dataclass
 class MigrationReport:
     """What a call did: files applied now, files that stood already, partitions made."""
@@ -101,8 +113,9 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
     for statement in (
         "revoke all on schema public from public",
         "revoke all on all tables in schema oltp, ops, vault from public",
-        "revoke execute on all functions in schema ops from public",
-        "grant usage on schema oltp, ops, vault to {role}",
+        "revoke execute on all functions in schema ops, ledger, payments from public",
+        "grant usage on schema oltp, ops, vault, ledger, payments to {role}",
+        "grant select on ledger.unbooked to {role}",
         "grant usage on schema compat to {role}",
         "grant select on all tables in schema compat to {role}",
         "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine to {role}",
@@ -111,14 +124,20 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
         "grant execute on function ops.make_partitions(date, date) to {role}",
     ):
         conn.execute(sql.SQL(statement).format(role=role))
-    for table in _roots(conn):
-        conn.execute(sql.SQL("grant select, insert, update, delete on {} to {}").format(table, role))
+    for name in _roots(conn):
+        rights = sql.SQL("select" if name in WRITTEN_BY_FUNCTIONS else "select, insert, update, delete")
+        table = sql.Identifier("oltp", name)
+        conn.execute(sql.SQL("revoke all on {} from {}").format(table, role))
+        conn.execute(sql.SQL("grant {} on {} to {}").format(rights, table, role))
+    for (function,) in conn.execute(_CALLABLE).fetchall():
+        conn.execute(sql.SQL("grant execute on function {} to {}").format(sql.SQL(function), role))
 
 
 def _publish(conn: psycopg.Connection, publication: str) -> None:
     # FOR TABLES IN SCHEMA needs a superuser; a list of the root tables does not, and partitions follow their root.
     name = sql.Identifier(publication)
-    tables = sql.SQL(", ").join([*_roots(conn), sql.SQL("ops.day_ledger")])
+    roots = [sql.Identifier("oltp", table) for table in _roots(conn)]
+    tables = sql.SQL(", ").join([*roots, sql.SQL("ops.day_ledger")])
     if conn.execute("select 1 from pg_publication where pubname = %s", [publication]).fetchone() is None:
         statement = sql.SQL("create publication {} for table {} with (publish_via_partition_root = true)")
         conn.execute(statement.format(name, tables))
@@ -126,9 +145,9 @@ def _publish(conn: psycopg.Connection, publication: str) -> None:
         conn.execute(sql.SQL("alter publication {} set table {}").format(name, tables))
 
 
-def _roots(conn: psycopg.Connection) -> list[sql.Identifier]:
+def _roots(conn: psycopg.Connection) -> list[str]:
     rows = conn.execute(
         "select relname from pg_class where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p')"
         " and not relispartition order by relname"
     )
-    return [sql.Identifier("oltp", row[0]) for row in rows]
+    return [row[0] for row in rows]

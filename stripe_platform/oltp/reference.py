@@ -1,4 +1,5 @@
-"""Reference rows: currencies with Stripe's and ISO's exponents, countries, and indicative exchange rates.
+"""Reference rows: currencies with Stripe's and ISO's exponents, countries, indicative exchange rates, posting rules
+and fees.
 
 Rates are round figures of major units of euro for one major unit; a deployment with a rate source overwrites them.
 """
@@ -52,6 +53,18 @@ COUNTRIES: dict[str, tuple[str, str, str]] = {
     "UG": ("Uganda", "EMEA", "ugx"), "US": ("United States", "NA", "usd"),
 }  # fmt: skip
 
+# currency: basis points and fixed fee of a charge, fixed fee of a dispute; minor units
+FEES: dict[str, tuple[int, int, int]] = {
+    "aud": (175, 30, 2500), "bhd": (290, 100, 6000), "brl": (399, 39, 5500), "cad": (290, 30, 1500),
+    "chf": (290, 30, 2000), "dkk": (150, 180, 15000), "eur": (150, 25, 2000), "gbp": (150, 20, 2000),
+    "huf": (150, 8500, 500_000), "inr": (200, 0, 100_000), "isk": (290, 3500, 200_000), "jpy": (360, 0, 1500),
+    "krw": (360, 0, 20_000), "kwd": (290, 80, 6000), "mxn": (360, 300, 30_000), "nok": (240, 200, 15_000),
+    "pln": (150, 100, 7500), "sek": (150, 180, 15_000), "sgd": (340, 50, 1500), "tnd": (290, 900, 60_000),
+    "ugx": (290, 100_000, 7_000_000), "usd": (290, 30, 1500),
+}  # fmt: skip
+# Merchants' countries where the fee of a dispute comes back when it is won: country, currency.
+DISPUTE_FEE_RETURNED = (("MX", "mxn"),)
+
 
 def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
     """Insert the reference rows that are missing, in the caller's transaction; rows inserted by table."""
@@ -72,4 +85,14 @@ def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
         " select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) on conflict (code) do nothing",
         [list(COUNTRIES), *([c[i] for c in COUNTRIES.values()] for i in range(3))],
     ).rowcount
+    conn.execute("select ledger.seed()")
+    policies = [("charge", code, "*", fee[0], fee[1], False) for code, fee in FEES.items()]
+    policies += [("dispute", code, "*", 0, fee[2], False) for code, fee in FEES.items()]
+    policies += [("dispute", code, country, 0, FEES[code][2], True) for country, code in DISPUTE_FEE_RETURNED]
+    conn.execute(
+        "insert into oltp.fee_policies (kind, currency, country, basis_points, fixed, returned_when_won)"
+        " select * from unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[])"
+        " on conflict do nothing",
+        [[policy[i] for policy in policies] for i in range(6)],
+    )
     return {"currencies": currencies, "countries": countries}
