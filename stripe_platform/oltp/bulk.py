@@ -108,14 +108,19 @@ def _load_day(
             turn.wait_for_close()
         else:
             turn.no_parents_here()
-        for name in sorted(filled, key=_OF_EARLIER_DAYS.__contains__):  # stable: parents stay first
-            if name in _OF_EARLIER_DAYS:
-                turn.wait_for_close()
+        own = [name for name in filled if name not in _OF_EARLIER_DAYS]
+        for name in own:
             _copy(conn, ring, name, content.tables[name], day)
-            counts[name] = counts.get(name, 0) + content.tables[name].num_rows
+        conn.execute("select ledger.earn_day(%s)", [day])
         turn.wait_for_close()
+        for name in filled:
+            if name not in own:
+                _copy(conn, ring, name, content.tables[name], day)
+            counts[name] = counts.get(name, 0) + content.tables[name].num_rows
         _follow_refunds(conn, content.tables.get("refunds"), day)
         _follow_disputes(conn, content.tables.get("disputes"), day)
+        conn.execute("select ledger.give_back_day(%s)", [day])
+        conn.execute("select ledger.post_day(%s)", [day])
         quarantine(conn, ring, digest, content.refused)
         conn.execute(
             "insert into ops.load_day (source_digest, day, rows, quarantined) values (%s, %s, %s, %s)",

@@ -9,6 +9,7 @@ alter table oltp.accounts
     drop constraint accounts_id_check, drop constraint accounts_type_check, drop constraint accounts_business_type_check,
     alter column type drop not null, alter column country drop not null, alter column default_currency drop not null,
     alter column business_type drop not null, alter column mcc drop not null, alter column name drop not null,
+    alter column created drop not null,
     add column details_submitted boolean not null default true,
     add column url text,
     add column email_ciphertext bytea,
@@ -54,7 +55,8 @@ create index bank_accounts_account_id on oltp.bank_accounts (account_id);
 
 alter table oltp.customers
     drop constraint customers_id_check,
-    alter column country drop not null, alter column currency drop not null,
+    alter column country drop not null, alter column currency drop not null, alter column created drop not null,
+    add constraint only_deleted_lack_created check (created is not null or deleted),
     add column phone_ciphertext bytea,
     add column address_ciphertext bytea,
     add column description_ciphertext bytea,
@@ -286,7 +288,7 @@ alter table oltp.disputes
 
 alter table oltp.early_fraud_warnings
     drop constraint early_fraud_warnings_id_check,
-    alter column charge_id drop not null,
+    alter column charge_id drop not null, alter column actionable drop not null,
     add column payment_intent_id text collate "C" references oltp.payment_intents,
     add column livemode boolean not null default false,
     add constraint early_fraud_warnings_id_check check (id ~ '^[^ \t\n]{1,255}$');
@@ -941,7 +943,8 @@ begin
         ('invoices', 'invoice'), ('topups', 'topup'), ('credit_notes', 'credit_note'), ('mandates', 'mandate')
     ) as w (tbl, kind) loop
         execute format('create trigger keep_status_history after update of status on oltp.%I for each row'
-            ' when (old.status is distinct from new.status and old.status is not null and new.status is not null)'
+            ' when (old.status is distinct from new.status and old.status is not null and new.status is not null'
+            ' and current_setting(''ingest.keeps_history'', true) is distinct from ''on'')'
             ' execute function ops.keep_status_history(%L)', watched.tbl, watched.kind);
     end loop;
 end $$;
@@ -993,44 +996,63 @@ create table ingest.objects (
     event_id text collate "C",
     event_type text,
     source text not null,
-    created timestamptz,
+    as_of bigint not null,
+    rank text collate "C" not null,
+    status text,
     state text not null check (state in ('normalised', 'quarantined', 'received', 'superseded', 'unmodelled')),
     reason text,
+    subject text collate "C" not null,
     payload_ciphertext bytea not null,
     received_at timestamptz not null default clock_timestamp()
 );
 comment on column ingest.objects.digest is 'Keyed hash of the canonical payload and its context: the same delivery is one row';
+comment on column ingest.objects.as_of is 'Unix second of the state it shows: of its event, else its own; far outside where it says none';
+comment on column ingest.objects.rank is 'Which of two states of one second is the later one';
+comment on column ingest.objects.state is 'received: it waits for a row it cannot do without';
 create index objects_of on ingest.objects (kind, object_id);
 create table ingest.versions (
     kind text not null,
     object_id text collate "C" not null,
-    as_of timestamptz not null,
+    as_of bigint not null,
     rank text collate "C" not null,
     digest bytea not null references ingest.objects,
     primary key (kind, object_id)
 );
 comment on table ingest.versions is 'Which landed state of an object its row shows: the newest, whatever the order of arrival';
+comment on column ingest.versions.kind is 'The object, or kind:column for a column that has a newest state of its own';
 create table ingest.pending_references (
     table_name text not null,
     row_key text collate "C" not null,
     column_name text not null,
     parent_table text not null,
     parent_id text collate "C" not null,
+    conflict boolean not null default false,
     since timestamptz not null default clock_timestamp(),
     primary key (table_name, row_key, column_name)
 );
+comment on column ingest.pending_references.conflict is 'The other end stands, and is another payer''s or merchant''s';
 comment on table ingest.pending_references is 'Relations whose other end has not arrived: the column is null until it does';
 create index pending_references_parent on ingest.pending_references (parent_table, parent_id);
 create table ingest.drift (
     kind text not null,
     path text not null,
-    rule text not null check (rule in ('filler value', 'invalid value', 'unknown field', 'unknown kind', 'unknown type')),
-    first_version text,
-    last_version text,
+    rule text not null check (rule in (
+        'filler value', 'invalid value', 'personal data', 'unknown field', 'unknown kind', 'unknown type')),
+    first_version text collate "C",
+    last_version text collate "C",
     seen bigint not null default 0,
     primary key (kind, path, rule)
 );
 comment on table ingest.drift is 'What Stripe sends and we do not model: names only, never values; the payload keeps it';
+create table ingest.cursors (
+    kind text not null,
+    account_id text collate "C" not null,
+    last_id text collate "C",
+    done boolean not null default false,
+    moved_at timestamptz not null default clock_timestamp(),
+    primary key (kind, account_id)
+);
+comment on table ingest.cursors is 'How far a backfill through the API came; it goes on from there';
 
 -- Partitioned tables are a list now: a later migration adds a row, not another function.
 create table oltp.balance_transactions_default partition of oltp.balance_transactions default;
@@ -1058,11 +1080,9 @@ begin
     if last_day < first_day or last_day > first_day + 3660 then
         raise exception 'partitions from % to %: the range must run forward and span at most ten years', first_day, last_day;
     end if;
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
     for family in select table_name as tbl, column_name as col, prefix from ops.partition_families order by 1 loop
         for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
-            continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
-            -- Only now: loaders of neighbouring days find their partitions made and must not wait for each other.
-            perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
             continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
             lower_id := family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0');
             upper_id := family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0');
