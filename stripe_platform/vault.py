@@ -7,7 +7,7 @@ algorithm, key id, table, column, primary key and subject, each with its length:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -19,6 +19,7 @@ from stripe_platform.keyring import ID_BYTES, KEY_BYTES, NONCE_BYTES, Keyring, a
 VERSION, AES_256_GCM = 1, 1
 _HEAD = bytes((VERSION, AES_256_GCM))
 _BODY = len(_HEAD) + ID_BYTES + NONCE_BYTES
+_ONE_MAKER = 7_220_003  # advisory lock: two makers of one subject's key would leave it two keys
 
 
 class VaultError(RuntimeError):
@@ -59,6 +60,29 @@ def store_keys(conn: psycopg.Connection, ring: Keyring, keys: Sequence[SubjectKe
     with conn.cursor() as cursor, cursor.copy("copy vault.subject_keys (id, subject, wrapped) from stdin") as copy:
         for key in keys:
             copy.write_row((key.id, key.subject, ring.wrap(key.key, key.id, key.subject)))
+
+
+def subject_keys(conn: psycopg.Connection, ring: Keyring, subjects: Collection[str]) -> dict[str, SubjectKey]:
+    """The key of each subject, made where it has none; one key per subject, however many write at once.
+
+    Call it inside the transaction that writes their values: new keys commit with it.
+    """
+    keys = _find_keys(conn, ring, subjects)
+    if len(keys) < len(set(subjects)):
+        conn.execute("select pg_advisory_xact_lock(%s)", [_ONE_MAKER])
+        keys.update(_find_keys(conn, ring, set(subjects) - keys.keys()))
+        fresh = new_keys(sorted(set(subjects) - keys.keys()))
+        store_keys(conn, ring, fresh)
+        keys.update({key.subject: key for key in fresh})
+    return keys
+
+
+def _find_keys(conn: psycopg.Connection, ring: Keyring, subjects: Collection[str]) -> dict[str, SubjectKey]:
+    rows = conn.execute(
+        "select distinct on (subject) subject, id, wrapped from vault.subject_keys where subject = any(%s)"
+        " order by subject, created, id", [list(subjects)])
+    return {subject: SubjectKey(subject, bytes(key_id), ring.unwrap(bytes(wrapped), bytes(key_id), subject))
+            for subject, key_id, wrapped in rows}  # fmt: skip
 
 
 def open_value(

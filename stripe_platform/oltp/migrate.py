@@ -112,15 +112,19 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
         raise MigrationError(f"role {app_role} does not exist: create it with login before migrating")
     for statement in (
         "revoke all on schema public from public",
-        "revoke all on all tables in schema oltp, ops, vault from public",
+        "revoke all on all tables in schema oltp, ops, vault, ingest from public",
         "revoke execute on all functions in schema ops, ledger, payments from public",
-        "grant usage on schema oltp, ops, vault, ledger, payments to {role}",
+        "grant usage on schema oltp, ops, vault, ingest, ledger, payments to {role}",
         "grant select on ledger.unbooked to {role}",
         "grant usage on schema compat to {role}",
         "grant select on all tables in schema compat to {role}",
         "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine to {role}",
         "grant select on ops.migrations to {role}",
         "grant select, insert, delete on vault.subject_keys to {role}",
+        "grant select, insert, update on ingest.versions, ingest.drift, ingest.cursors to {role}",
+        "grant select, insert on ingest.objects to {role}",
+        "grant update (state, reason, status, rank) on ingest.objects to {role}",
+        "grant select, insert, update, delete on ingest.pending_references to {role}",
         "grant execute on function ops.make_partitions(date, date) to {role}",
     ):
         conn.execute(sql.SQL(statement).format(role=role))

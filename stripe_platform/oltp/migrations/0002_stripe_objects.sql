@@ -1097,6 +1097,94 @@ begin
     return made;
 end $$;
 
+-- Months that lie long back leave the hot tables, whole and at once: `archive` is the owner's alone and not published, so
+-- no delete reaches the change log. CONCURRENTLY is refused beside a default partition: one month a call, the lock lasts
+-- until commit. A month into which a row of another month or table points stays, and says by which key.
+create schema archive;
+create view ops.partition_levels as
+with recursive above (table_name, level) as (
+    select table_name, 0 from ops.partition_families
+    union all
+    select p.table_name, a.level + 1
+    from above a
+    join pg_constraint f on f.contype = 'f' and f.conrelid = format('oltp.%I', a.table_name)::regclass
+        and f.confrelid <> f.conrelid
+    join ops.partition_families p on f.confrelid = format('oltp.%I', p.table_name)::regclass
+)
+select table_name, max(level) as level from above group by table_name;
+comment on view ops.partition_levels is 'Families of partitions by their foreign keys: referencing ones first';
+
+create function ops.detach_partitions(before date, months integer default 1)
+returns table (month date, partitions integer, held_by text)
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+    family text;
+    part text;
+    rule text;
+begin
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
+    for month in
+        select distinct to_date(right(c.relname, 7), 'YYYY_MM') from ops.partition_families f
+        join pg_inherits i on i.inhparent = format('oltp.%I', f.table_name)::regclass
+        join pg_class c on c.oid = i.inhrelid and c.relname ~ '_[0-9]{4}_[0-9]{2}$'
+        order by 1
+    loop
+        exit when month + interval '1 month' > before or months < 1;
+        partitions := 0;
+        held_by := null;
+        begin
+            for family in select table_name from ops.partition_levels order by level, table_name loop
+                part := family || to_char(month, '"_"YYYY"_"MM');
+                continue when to_regclass(format('oltp.%I', part)) is null;
+                execute format('alter table oltp.%I detach partition oltp.%I', family, part);
+                for rule in select conname from pg_constraint
+                    where conrelid = format('oltp.%I', part)::regclass and contype = 'f' and conparentid = 0 loop
+                    execute format('alter table oltp.%I drop constraint %I', part, rule);
+                end loop;
+                execute format('alter table oltp.%I set schema archive', part);
+                partitions := partitions + 1;
+            end loop;
+            months := months - 1;
+        exception when foreign_key_violation then
+            get stacked diagnostics held_by = constraint_name;
+            partitions := 0;
+        end;
+        return next;
+    end loop;
+end $$;
+
+create function ops.attach_partitions(first_day date, last_day date) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+    family record;
+    month timestamp;
+    part text;
+    taken boolean;
+    attached integer := 0;
+begin
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
+    for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
+        for family in select f.table_name as tbl, f.prefix from ops.partition_families f
+            join ops.partition_levels l using (table_name) order by l.level desc, 1 loop
+            part := family.tbl || to_char(month, '"_"YYYY"_"MM');
+            continue when to_regclass(format('archive.%I', part)) is null;
+            if to_regclass(format('oltp.%I', part)) is not null then
+                execute format('select exists (select 1 from oltp.%I)', part) into taken;
+                if taken then
+                    raise exception 'oltp.% has rows again: move them before its archived month comes back', part;
+                end if;
+                execute format('drop table oltp.%I', part);
+            end if;
+            execute format('alter table archive.%I set schema oltp', part);
+            execute format('alter table oltp.%I attach partition oltp.%I for values from (%L) to (%L)', family.tbl, part,
+                family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0'),
+                family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0'));
+            attached := attached + 1;
+        end loop;
+    end loop;
+    return attached;
+end $$;
+
 -- The names the business knows. Amounts in major units, for reading; the tables below them keep minor units.
 create schema compat;
 create view compat.currency with (security_invoker = true) as
@@ -1127,7 +1215,8 @@ select * from (values
 create view compat.transaction with (security_invoker = true) as
 select
     c.id as transaction_id, c.account_id as merchant_id, c.customer_id, c.payment_method_id,
-    c.amount * power(10::numeric, -u.stripe_exponent) as amount, c.amount as amount_minor, c.currency as currency_id,
+    round(c.amount * power(10::numeric, -u.stripe_exponent), u.stripe_exponent) as amount, c.amount as amount_minor,
+    c.currency as currency_id,
     c.created as transaction_date, d.location_id, d.device_id, c.ip_country as location_country, c.device_type,
     case
         when c.status = 'failed' then 'failed'
@@ -1139,10 +1228,11 @@ select
         else 'successful'
     end as status_id,
     o.risk_level, o.risk_score, a.score as anomaly_score,
-    d.tax_amount * power(10::numeric, -u.stripe_exponent) as tax
+    round(d.tax_amount * power(10::numeric, -t.stripe_exponent), t.stripe_exponent) as tax
 from oltp.charges c
 join oltp.currencies u on u.code = c.currency
 left join oltp.charge_details d on d.charge_id = c.id
+left join oltp.currencies t on t.code = d.tax_currency
 left join oltp.charge_outcomes o on o.charge_id = c.id
 left join lateral (
     select f.score from oltp.fraud_assessments f where f.charge_id = c.id order by f.assessed_at desc limit 1

@@ -1,0 +1,110 @@
+"""Records in, rows out: batches, counts and the report of one import."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import psycopg
+
+from stripe_platform import progress
+from stripe_platform.ingest.stripe.arrivals import Delivery
+from stripe_platform.ingest.stripe.kinds import ENTITIES, MODELLED
+from stripe_platform.ingest.stripe.landing import Landing, landings
+from stripe_platform.ingest.stripe.reading import Record
+from stripe_platform.ingest.stripe.store import store
+from stripe_platform.ingest.stripe.world import seed_world
+from stripe_platform.keyring import Keyring
+
+BATCH = 400  # records a transaction
+_SHOWN_AS = {"superseded": "normalised", "received": "quarantined"}
+
+
+@dataclass
+class Report:
+    """What became of every record, counted in the database after it was written."""
+
+    received: Counter[str] = field(default_factory=Counter)  # kind
+    states: Counter[tuple[str, str]] = field(default_factory=Counter)  # kind, state
+    expanded: Counter[str] = field(default_factory=Counter)  # state of objects that came inside of others
+    repeated: int = 0
+    lost: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine-readable form; `lost` is what was received and is found in no state."""
+        total = Counter[str]()
+        for (_, state), n in self.states.items():
+            total[state] += n
+        entities = sum(n for kind, n in self.received.items() if kind in ENTITIES)
+        good = sum(n for (kind, state), n in self.states.items() if kind in ENTITIES and state == "normalised")
+        return {
+            "received": sum(self.received.values()), "modelled": sorted(MODELLED), "normalised": total["normalised"],
+            "quarantined": total["quarantined"], "unmodelled": total["unmodelled"], "lost": self.lost,
+            "duplicates": self.repeated, "normalised_share": round(good / entities, 6) if entities else None,
+            "expanded": dict(sorted(self.expanded.items())), "kinds": {row["kind"]: row for row in self.rows()},
+        }  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per kind received."""
+        return [
+            {"kind": kind, "received": n, **{s: self.states[kind, s] for s in ("normalised", "quarantined", "unmodelled")},
+             "share": round(self.states[kind, "normalised"] / n, 6) if kind in MODELLED else None}
+            for kind, n in sorted(self.received.items())]  # fmt: skip
+
+
+def import_records(
+    conn: psycopg.Connection, ring: Keyring, records: Iterable[Record], delivery: Delivery, report: Report | None = None
+) -> Report:
+    """Land and normalise every record, batch by batch; each batch commits whole."""
+    report = report or Report()
+    with conn.transaction():
+        seed_world(conn)
+    with progress.stage(f"ingest {delivery.source}") as advance:
+        for batch in _batches(iter(records)):
+            _import(conn, ring, batch, delivery, report)
+            advance(len(batch))
+    return report
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while batch := list(islice(records, BATCH)):
+        yield batch
+
+
+def _import(
+    conn: psycopg.Connection, ring: Keyring, batch: list[Record], delivery: Delivery, report: Report
+) -> None:
+    found = list(landings(batch, delivery, ring))
+    tops = [landing for landing in found if landing.top]
+    known = _states(conn, [landing.digest for landing in tops])
+    store(conn, ring, found, delivery.source)
+    _count(conn, found, tops, known, report)
+
+
+def _count(
+    conn: psycopg.Connection, found: list[Landing], tops: list[Landing], known: dict[bytes, str], report: Report
+) -> None:
+    after = _states(conn, [landing.digest for landing in found])
+    seen = set(known)
+    for landing in tops:
+        report.received[landing.kind] += 1
+        report.repeated += landing.digest in seen
+        seen.add(landing.digest)
+        state = after.get(landing.digest)
+        if state is None:
+            report.lost += 1
+        else:
+            report.states[landing.kind, _SHOWN_AS.get(state, state)] += 1
+    for landing in found:
+        if not landing.top:
+            state = after.get(landing.digest, "lost")
+            report.expanded[_SHOWN_AS.get(state, state)] += 1
+            report.lost += state == "lost"
+
+
+def _states(conn: psycopg.Connection, digests: list[bytes]) -> dict[bytes, str]:
+    rows = conn.execute("select digest, state from ingest.objects where digest = any(%s)", [digests])
+    return {bytes(digest): state for digest, state in rows}
