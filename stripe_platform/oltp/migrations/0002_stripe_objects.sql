@@ -1185,6 +1185,114 @@ begin
     return attached;
 end $$;
 
+-- Months that lie long back leave the hot tables, whole and at once: `archive` is the owner's alone and not published, so
+-- no delete reaches the change log. CONCURRENTLY is refused beside a default partition: one month a call, the lock lasts
+-- until commit. A month into which a row of another month or table points stays, and says which table holds it.
+create schema archive;
+create view ops.partition_levels as
+with recursive above (table_name, level) as (
+    select table_name, 0 from ops.partition_families
+    union all
+    select p.table_name, a.level + 1
+    from above a
+    join pg_constraint f on f.contype = 'f' and f.conrelid = format('oltp.%I', a.table_name)::regclass
+        and f.confrelid <> f.conrelid
+    join ops.partition_families p on f.confrelid = format('oltp.%I', p.table_name)::regclass
+)
+select table_name, max(level) as level from above group by table_name;
+comment on view ops.partition_levels is 'Families of partitions by their foreign keys: referencing ones first';
+
+-- Every table that moving a month locks, at once and before the work: whoever gives up is we, never a payment.
+create function ops.lock_partitions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms' as $$
+declare
+    tables text;
+begin
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
+    select string_agg(t.oid::regclass::text, ', ' order by l.level desc nulls last, t.relname) into tables
+    from pg_class t
+    left join ops.partition_levels l on t.oid = format('oltp.%I', l.table_name)::regclass
+    where t.relkind in ('r', 'p') and not t.relispartition and t.relnamespace = 'oltp'::regnamespace
+    and (l.level is not null or exists (select 1 from pg_constraint f, ops.partition_families p where f.contype = 'f'
+        and format('oltp.%I', p.table_name)::regclass = any(array[f.conrelid, f.confrelid])
+        and t.oid = any(array[f.conrelid, f.confrelid])));
+    execute 'lock table ' || tables || ' in access exclusive mode';
+end $$;
+
+create function ops.detach_partitions(before date, months integer default 1)
+returns table (month date, partitions integer, held_by text)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    family text;
+    part text;
+    rule text;
+begin
+    perform ops.lock_partitions();
+    for month in
+        select distinct to_date(right(c.relname, 7), 'YYYY_MM') from ops.partition_families f
+        join pg_inherits i on i.inhparent = format('oltp.%I', f.table_name)::regclass
+        join pg_class c on c.oid = i.inhrelid and c.relname ~ '_[0-9]{4}_[0-9]{2}$'
+        order by 1
+    loop
+        exit when month + interval '1 month' > before or months < 1;
+        partitions := 0;
+        held_by := null;
+        begin
+            for family in select table_name from ops.partition_levels order by level, table_name loop
+                part := family || to_char(month, '"_"YYYY"_"MM');
+                continue when to_regclass(format('oltp.%I', part)) is null;
+                execute format('alter table oltp.%I detach partition oltp.%I', family, part);
+                -- Keys to the other families go; those to merchants and currencies still hold.
+                for rule in select f.conname from pg_constraint f join ops.partition_families p
+                    on f.confrelid = format('oltp.%I', p.table_name)::regclass
+                    where f.conrelid = format('oltp.%I', part)::regclass and f.contype = 'f' and f.conparentid = 0 loop
+                    execute format('alter table oltp.%I drop constraint %I', part, rule);
+                end loop;
+                execute format('alter table oltp.%I set schema archive', part);
+                partitions := partitions + 1;
+            end loop;
+            months := months - 1;
+        exception when foreign_key_violation then
+            get stacked diagnostics held_by = table_name;
+            partitions := 0;
+        end;
+        return next;
+    end loop;
+end $$;
+
+create function ops.attach_partitions(first_day date, last_day date) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    family record;
+    month timestamp;
+    part text;
+    taken boolean;
+    attached integer := 0;
+begin
+    perform ops.lock_partitions();
+    for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
+        for family in select f.table_name as tbl, f.prefix from ops.partition_families f
+            join ops.partition_levels l using (table_name) order by l.level desc, 1 loop
+            part := family.tbl || to_char(month, '"_"YYYY"_"MM');
+            continue when to_regclass(format('archive.%I', part)) is null;
+            if to_regclass(format('oltp.%I', part)) is not null then
+                execute format('select exists (select 1 from oltp.%I)', part) into taken;
+                if taken then
+                    raise exception 'oltp.% has rows again: move them before its archived month comes back', part;
+                end if;
+                execute format('alter table oltp.%I detach partition oltp.%I', family.tbl, part);
+                execute format('drop table oltp.%I', part);
+            end if;
+            execute format('alter table archive.%I set schema oltp', part);
+            execute format('alter table oltp.%I attach partition oltp.%I for values from (%L) to (%L)', family.tbl, part,
+                family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0'),
+                family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0'));
+            attached := attached + 1;
+        end loop;
+    end loop;
+    return attached;
+end $$;
+
 -- The names the business knows. Amounts in major units, for reading; the tables below them keep minor units.
 create schema compat;
 create view compat.currency with (security_invoker = true) as
@@ -1210,7 +1318,7 @@ select id as location_id, country, region, city, latitude, longitude from oltp.l
 create view compat.status with (security_invoker = true) as
 select * from (values
     ('successful', 'Money was taken'), ('failed', 'The network, the issuer or a rule refused'),
-    ('pending', 'Not decided yet'), ('refunded', 'Given back in full'), ('fraudulent', 'Confirmed as fraud')
+    ('pending', 'Not decided, or authorised and not taken yet'), ('refunded', 'Given back in full'), ('fraudulent', 'Confirmed as fraud')
 ) as s (status_id, meaning);
 create view compat.transaction with (security_invoker = true) as
 select
@@ -1224,17 +1332,19 @@ select
         when exists (select 1 from oltp.disputes f where f.charge_id = c.id and f.reason = 'fraudulent'
             and f.status = 'lost')
         or exists (select 1 from oltp.early_fraud_warnings w where w.charge_id = c.id) then 'fraudulent'
+        when c.amount_captured = 0 and c.amount > 0 then 'pending'
         when c.amount_captured > 0 and c.amount_refunded = c.amount_captured then 'refunded'
         else 'successful'
     end as status_id,
     o.risk_level, o.risk_score, a.score as anomaly_score,
-    round(d.tax_amount * power(10::numeric, -t.stripe_exponent), t.stripe_exponent) as tax
+    round(d.tax_amount * power(10::numeric, -t.stripe_exponent), t.stripe_exponent) as tax,
+    d.tax_currency as tax_currency_id
 from oltp.charges c
 join oltp.currencies u on u.code = c.currency
 left join oltp.charge_details d on d.charge_id = c.id
 left join oltp.currencies t on t.code = d.tax_currency
 left join oltp.charge_outcomes o on o.charge_id = c.id
 left join lateral (
-    select f.score from oltp.fraud_assessments f where f.charge_id = c.id order by f.assessed_at desc limit 1
+    select f.score from oltp.fraud_assessments f where f.charge_id = c.id order by f.assessed_at desc, f.model_version desc limit 1
 ) a on true;
 comment on view compat.transaction is 'A charge as the business reads it; every indicator beside it';
