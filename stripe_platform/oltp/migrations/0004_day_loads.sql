@@ -130,3 +130,16 @@ begin
     return coalesce(cardinality(due.entry), 0);
 end $$;
 comment on function ledger.post_day is 'Entries of a loaded day; its books are closed, its balances kept, its seal made';
+
+create function ledger.kept_balances_astray() returns table (kept bigint, astray bigint) language sql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+    select count(*), count(*) filter (where k.balance <> p.total)
+    from (select distinct on (b.ledger_account_id) b.* from oltp.ledger_balances b order by b.ledger_account_id, b.day desc) k
+    cross join lateral (
+        select coalesce(sum(p.amount), 0) as total from oltp.ledger_postings p
+        where p.ledger_account_id = k.ledger_account_id
+        and p.entry_id < ledger._from_id((k.day + 1)::timestamp at time zone 'UTC')
+    ) p
+$$;
+comment on function ledger.kept_balances_astray is
+'Accounts with a kept balance, and those whose newest one is not the sum of their postings up to its day';
