@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ lineage_app = typer.Typer(no_args_is_help=True, help="Who feeds what: export the
 app.add_typer(lineage_app, name="lineage")
 ha_app = typer.Typer(no_args_is_help=True, help="High availability: the failover drill.")
 app.add_typer(ha_app, name="ha")
+
+serve_app = typer.Typer(no_args_is_help=True, help="Long-running servers: webhooks.")
+app.add_typer(serve_app, name="serve")
 
 MAX_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
@@ -246,6 +249,67 @@ def simulate(
     else:
         title = f"Day {loaded.day}" + (", closed before: nothing was written" if loaded.skipped else "")
         show(title, [{"table": name, "rows": rows} for name, rows in loaded.rows.items()])
+
+
+@app.command("ingest")
+def ingest_command(
+    sources: Annotated[list[str] | None, typer.Argument(help="JSON or JSONL, packed or not; - reads stdin.")] = None,
+    api: Annotated[bool, typer.Option("--api", help="Fetch the live account through Stripe's API.")] = False,
+    account: Annotated[str | None, typer.Option(help="Connected account these objects belong to.")] = None,
+    drift: Annotated[bool, typer.Option("--drift", help="Show what came that we do not model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take Stripe's events, objects and exports in: landed sealed, then normalised. Safe to kill and to repeat.
+
+    Examples: stripe-platform ingest events.jsonl.gz · stripe listen --print-json | stripe-platform ingest - ·
+    stripe-platform ingest --api
+    """
+    from stripe_platform import progress
+    from stripe_platform.ingest.stripe import command
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    settings = load_settings()
+    report: dict[str, Any] = {}
+    if sources or api or not drift:
+        with progress.enabled():
+            report = command.ingest(settings, sources or [], api=api, account=account)
+    if drift:
+        report["drift"] = command.drift(settings)
+    if as_json:
+        emit(report)
+    else:
+        _show_ingest(report, show)
+    if report.get("lost"):
+        raise typer.Exit(1)
+
+
+def _show_ingest(report: dict[str, Any], show: Any) -> None:
+    if "kinds" in report:
+        kinds = sorted(report["kinds"].values(), key=lambda row: (row["share"] is None, -row["received"], row["kind"]))
+        rows = [{**row, "share": "" if row["share"] is None else f"{row['share']:.1%}"} for row in kinds]
+        share = report["normalised_share"]
+        note = ", ".join([
+            f"{report['received']:,} received", f"{report['normalised']:,} normalised",
+            f"{report['quarantined']:,} in quarantine", f"{report['unmodelled']:,} of kinds we only keep",
+            f"{report['lost']:,} lost", *([] if share is None else [f"share {share:.2%}"])])  # fmt: skip
+        show("Received", rows[:MAX_SHOWN], note=f"{note}{'' if len(rows) <= MAX_SHOWN else '; all kinds: --json'}")
+    if report.get("skipped"):
+        show("Not for this key", [{"kind": k, "answer": v} for k, v in report["skipped"].items()])
+    if "drift" in report:
+        show("Drift", report["drift"][:MAX_SHOWN], note=_more(report["drift"]))
+
+
+@serve_app.command("webhooks")
+def serve_webhooks(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8081,
+    host: Annotated[str, typer.Option(help="Address to listen on; a proxy in front ends TLS.")] = "127.0.0.1",
+) -> None:
+    """Listen for Stripe's webhooks at /webhooks/stripe; signatures are verified. Stop with Ctrl-C."""
+    from stripe_platform.api import webhooks
+    from stripe_platform.settings import load_settings
+
+    webhooks.serve(load_settings(), host, port)
 
 
 @cdc_app.command("capture")

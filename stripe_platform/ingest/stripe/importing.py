@@ -15,11 +15,12 @@ from stripe_platform.ingest.stripe.arrivals import Delivery
 from stripe_platform.ingest.stripe.kinds import ENTITIES, MODELLED
 from stripe_platform.ingest.stripe.landing import Landing, landings
 from stripe_platform.ingest.stripe.reading import Record
-from stripe_platform.ingest.stripe.store import store
+from stripe_platform.ingest.stripe.store import leave_unchanged, store
 from stripe_platform.ingest.stripe.world import seed_world
 from stripe_platform.keyring import Keyring
 
 BATCH = 400  # records a transaction
+STATES = ("normalised", "quarantined", "unmodelled")
 _SHOWN_AS = {"superseded": "normalised", "received": "quarantined"}
 
 
@@ -32,6 +33,14 @@ class Report:
     expanded: Counter[str] = field(default_factory=Counter)  # state of objects that came inside of others
     repeated: int = 0
     lost: int = 0
+
+    def add(self, other: Report) -> None:
+        """Count what another report counted."""
+        self.received.update(other.received)
+        self.states.update(other.states)
+        self.expanded.update(other.expanded)
+        self.repeated += other.repeated
+        self.lost += other.lost
 
     def as_json(self) -> dict[str, Any]:
         """The machine-readable form; `lost` is what was received and is found in no state."""
@@ -50,9 +59,33 @@ class Report:
     def rows(self) -> list[dict[str, Any]]:
         """One row per kind received."""
         return [
-            {"kind": kind, "received": n, **{s: self.states[kind, s] for s in ("normalised", "quarantined", "unmodelled")},
+            {"kind": kind, "received": n, **{s: self.states[kind, s] for s in STATES},
              "share": round(self.states[kind, "normalised"] / n, 6) if kind in MODELLED else None}
             for kind, n in sorted(self.received.items())]  # fmt: skip
+
+
+class Importer:
+    """Takes records in batches; the countries and currencies they may name are seeded once."""
+
+    def __init__(self, ring: Keyring) -> None:
+        self._ring = ring
+        self._seeded = False
+
+    def take(self, conn: psycopg.Connection, batch: list[Record], delivery: Delivery) -> Report:
+        """Land one batch in one transaction and count what became of it."""
+        if not self._seeded:
+            with conn.transaction():
+                seed_world(conn)
+            self._seeded = True
+        report = Report()
+        found = list(landings(batch, delivery, self._ring))
+        tops = [landing for landing in found if landing.top]
+        known = _states(conn, [landing.digest for landing in tops])
+        if delivery.as_of is not None:
+            found = leave_unchanged(conn, self._ring, found)
+        store(conn, self._ring, found, delivery.source)
+        _count(conn, found, tops, known, report)
+        return report
 
 
 def import_records(
@@ -60,11 +93,10 @@ def import_records(
 ) -> Report:
     """Land and normalise every record, batch by batch; each batch commits whole."""
     report = report or Report()
-    with conn.transaction():
-        seed_world(conn)
+    importer = Importer(ring)
     with progress.stage(f"ingest {delivery.source}") as advance:
         for batch in _batches(iter(records)):
-            _import(conn, ring, batch, delivery, report)
+            report.add(importer.take(conn, batch, delivery))
             advance(len(batch))
     return report
 
@@ -72,16 +104,6 @@ def import_records(
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
     while batch := list(islice(records, BATCH)):
         yield batch
-
-
-def _import(
-    conn: psycopg.Connection, ring: Keyring, batch: list[Record], delivery: Delivery, report: Report
-) -> None:
-    found = list(landings(batch, delivery, ring))
-    tops = [landing for landing in found if landing.top]
-    known = _states(conn, [landing.digest for landing in tops])
-    store(conn, ring, found, delivery.source)
-    _count(conn, found, tops, known, report)
 
 
 def _count(

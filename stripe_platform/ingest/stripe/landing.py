@@ -81,7 +81,8 @@ def _deep_bytes(record: Record) -> bytes:
 
 def _set_aside(kind: str, raw: bytes, reason: str, ring: Keyring) -> Landing:
     digest = ring.mac("ingest", raw)
-    return Landing(kind, digest, raw, FIRST, f"record:{digest.hex()[:32]}", top=True, state="quarantined", reason=reason)
+    subject = f"record:{digest.hex()[:32]}"
+    return Landing(kind, digest, raw, FIRST, subject, top=True, state="quarantined", reason=reason)
 
 
 def land(arrival: Arrival, ring: Keyring) -> Landing:

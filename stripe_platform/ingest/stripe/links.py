@@ -153,7 +153,8 @@ def relink(conn: psycopg.Connection, table: str, ids: Collection[str]) -> None:
             moved.append((key, *(shown[column] for column in HOT[table])))
     columns = list(HOT[table])
     if moved:
-        statement = sql.SQL("update {table} t set {sets} from unnest({arrays}) as v ({names}) where t.id = v.id").format(
+        statement = sql.SQL(
+            "update {table} t set {sets} from unnest({arrays}) as v ({names}) where t.id = v.id").format(
             table=sql.Identifier("oltp", table),
             sets=sql.SQL(", ").join(sql.SQL("{0} = v.{0}").format(sql.Identifier(c)) for c in columns),
             arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * (len(columns) + 1)),
@@ -194,7 +195,8 @@ def forget(conn: psycopg.Connection, table: str, keys: Collection[str], columns:
     """Take relations of these rows out of the queue."""
     if keys and columns:
         conn.execute(
-            "delete from ingest.pending_references where table_name = %s and row_key = any(%s) and column_name = any(%s)",
+            "delete from ingest.pending_references"
+            " where table_name = %s and row_key = any(%s) and column_name = any(%s)",
             [table, list(keys), list(columns)])
 
 

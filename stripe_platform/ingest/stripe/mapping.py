@@ -1,4 +1,4 @@
-"""One arrival to rows, by the declarations: pure, so that the same object gives the same rows wherever it comes from."""
+"""One arrival to rows, by the declarations; pure: the same object gives the same rows wherever it comes from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RefusedError(ValueError):
         self.rule, self.sentence, self.remedy = rule, sentence, remedy
 
 
-class Unmodelled(Exception):  # noqa: N818 - no error: a kind we keep and do not model
+class Unmodelled(Exception):
     """An object of a kind without a table."""
 
 
@@ -89,7 +89,7 @@ def map_arrival(arrival: Arrival, drift: Drift) -> Mapped:
             except RefusedError:
                 continue  # the object has its row already; this second view of it lacks a fact
     _unknown_fields(arrival, drift)
-    return Mapped(mains, _subject(arrival, key), key.split(SEPARATOR)[0] if kind.key_columns != ("id",) else key)
+    return Mapped(mains, _subject(arrival, key), key.split(SEPARATOR)[0] if kind.name == "event" else key)
 
 
 def _subject(arrival: Arrival, key: str) -> str:
@@ -287,9 +287,8 @@ def _children(
                 yield row
     elif child.each == "map" and isinstance(place, dict):
         for name, item in place.items():
-            if not isinstance(item, dict) or not values.safe_name(name):
-                drift[f"{prefix}*", "invalid value"] += 1
-            elif child.number == "currency" and name not in CURRENCY_CODES:
+            unknown = child.number == "currency" and name not in CURRENCY_CODES
+            if unknown or not isinstance(item, dict) or not values.safe_name(name):
                 drift[f"{prefix}*", "invalid value"] += 1
             else:
                 row = Row(child.table, f"{key}{SEPARATOR}{name}", {child.key: key, child.number: name})

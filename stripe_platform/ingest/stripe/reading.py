@@ -52,13 +52,13 @@ def read_file(path: Path) -> Iterator[Record]:
 
 def read_stream(stream: BinaryIO, name: str) -> Iterator[Record]:
     """The records of a stream; `name` stands in messages."""
-    source = io.BufferedReader(stream) if not hasattr(stream, "peek") else stream  # type: ignore[arg-type]
+    source: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]
     try:
-        if source.peek(2)[:2] == _GZIP:
-            source = gzip.GzipFile(fileobj=source)  # type: ignore[assignment]
-        yield from _records(source, name)  # type: ignore[arg-type]
+        packed = source.peek(2)[:2] == _GZIP
+        yield from _records(gzip.GzipFile(fileobj=source) if packed else source, name)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UnreadableError(f"{name} is damaged gzip: copy the file anew; what stood before the damage is in") from None
+        raise UnreadableError(
+            f"{name} is damaged gzip: copy the file anew; what stood before the damage is in") from None
     except OSError as error:
         raise UnreadableError(f"{name} cannot be read ({error.strerror}): check the path and its permissions") from None
 
@@ -112,7 +112,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _records(source: BinaryIO, name: str) -> Iterator[Record]:
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_constant, object_pairs_hook=_object)
+
+
+def _records(source: Any, name: str) -> Iterator[Record]:
     first = source.readline()
     while first and not first.strip():
         first = source.readline()
@@ -150,7 +153,12 @@ def _document(content: bytes, name: str) -> Iterator[Record]:
     try:
         value = parse(content)
     except BadRecordError as error:
-        lines = [line for line in content.splitlines() if line.strip()]
+        joined = _joined(content)
+        if joined is not None:
+            for part in joined:
+                yield from unpack(part)
+            return
+        lines = [line for line in content.split(b"\n") if line.strip()]
         if len(lines) < 2 or not any(map(_complete, lines)):
             raise UnreadableError(f"{name} {error}: give Stripe's events or objects as JSON or JSONL") from None
         for line in lines:
@@ -159,6 +167,23 @@ def _document(content: bytes, name: str) -> Iterator[Record]:
     if not isinstance(value, dict | list):
         raise UnreadableError(f"{name} holds no object: give Stripe's events or objects as JSON or JSONL")
     yield from unpack(value)
+
+
+def _joined(content: bytes) -> list[Any] | None:
+    """Documents one behind the other, as programs print them; nothing when the content is not that."""
+    try:
+        text, found, at = content.decode("utf-8-sig"), [], 0
+        while at < len(text):
+            if text[at].isspace():
+                at += 1
+                continue
+            value, at = _DECODER.raw_decode(text, at)
+            if not isinstance(value, dict | list):
+                return None
+            found.append(value)
+    except (ValueError, ArithmeticError, RecursionError):
+        return None
+    return found if len(found) > 1 else None
 
 
 def unpack(value: Any) -> Iterator[Record]:
@@ -173,10 +198,25 @@ def unpack(value: Any) -> Iterator[Record]:
             for name, item in resources.items():
                 yield _record(item, name)
             return
+        envelope = _enveloped(value)
+        if envelope is not None:
+            yield _record(envelope)
+            return
         if isinstance(data, list) and "id" not in value:
             yield from unpack(data)
             return
     yield _record(value)
+
+
+def _enveloped(value: dict[str, Any]) -> dict[str, Any] | None:
+    """The event inside the envelope of a cloud's event bus."""
+    if "object" in value:
+        return None
+    for field, sign in (("detail", "detail-type"), ("data", "specversion")):
+        inner = value.get(field)
+        if sign in value and isinstance(inner, dict) and isinstance(inner.get("object"), str):
+            return inner
+    return None
 
 
 def _record(value: Any, name: str | None = None) -> Record:

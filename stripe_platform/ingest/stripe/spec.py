@@ -1,7 +1,8 @@
 """How a kind of Stripe object becomes rows: declarations only, read by `mapping`.
 
-A path is dotted; `@name` is a fact of the delivery (the account it came for, the object it came inside of), `$name` one
-that the kind's `derive` made. The first path that holds something wins, so that a field may name all its forms since 2011.
+A path is dotted; `@name` is a fact of the delivery (the account it came for, the object it came inside of), `$name`
+one that the kind's `derive` made. The first path that holds something wins, so that a field may name all its forms
+since 2011.
 """
 
 from __future__ import annotations

@@ -100,6 +100,27 @@ def store(conn: psycopg.Connection, ring: Keyring, found: Sequence[Landing], sou
         store(conn, ring, [alone], source)
 
 
+def leave_unchanged(conn: psycopg.Connection, ring: Keyring, found: Sequence[Landing]) -> list[Landing]:
+    """Of objects fetched again, those that changed: what shows already keeps the landing it has, under that digest."""
+    kept: list[Landing] = []
+    work = Batch(conn, ring)
+    slots = {(SLOT[one.mapped.mains[0].table], one.mapped.mains[0].key): one for one in found if one.mapped}
+    standing = _versions(work, slots)
+    for one in found:
+        if one.mapped is not None:
+            now = standing.get((SLOT[one.mapped.mains[0].table], one.mapped.mains[0].key))
+            if now is not None and _fetched(_payload(work, now[1])) == _fetched(one.canonical):
+                one.digest, one.mapped = now[1], None
+        kept.append(one)
+    return kept
+
+
+def _fetched(canonical: bytes) -> tuple[Any, ...]:
+    """What an object says, without the time it was fetched."""
+    arrival = again(canonical)
+    return (arrival.kind, arrival.obj, {k: v for k, v in arrival.context.items() if k != "as_of"}, arrival.deleted)
+
+
 def _said(error: psycopg.Error) -> str:
     """Rule and code of a refusal; its message may hold values."""
     rule = error.diag.constraint_name or error.diag.column_name or type(error).__name__
@@ -131,10 +152,10 @@ def _store(conn: psycopg.Connection, ring: Keyring, found: Sequence[Landing], so
 def _new(conn: psycopg.Connection, found: Sequence[Landing]) -> tuple[list[Landing], list[Landing]]:
     """Landings that are new, and those kept apart before that are understood now."""
     by_digest = {landing.digest: landing for landing in reversed(found)}
-    states = dict(conn.execute(
+    states: dict[bytes, str] = dict(conn.execute(
         "select digest, state from ingest.objects where digest = any(%s)", [list(by_digest)]).fetchall())  # fmt: skip
     fresh = [landing for digest, landing in by_digest.items() if digest not in states]
-    kept_apart = ("quarantined", "unmodelled")
+    kept_apart: tuple[str | None, ...] = ("quarantined", "unmodelled")
     anew = [landing for digest, landing in by_digest.items()
             if states.get(digest) in kept_apart and landing.mapped is not None]  # fmt: skip
     return fresh, anew
@@ -197,7 +218,7 @@ def _elect(work: Batch, moving: Sequence[Landing]) -> None:
     shown = {claim.landing.digest for slot, claim in winners.items() if ":" not in slot[0]}
     if beaten - shown:
         work.conn.execute(
-            "update ingest.objects set state = 'superseded' where digest = any(%s)"
+            "update ingest.objects set state = 'superseded', reason = null where digest = any(%s)"
             " and state in ('normalised', 'received')", [list(beaten - shown)])
     tables = {name: table for table, name in SLOT.items()}
     for (name, key), claim in winners.items():
@@ -311,8 +332,8 @@ def _revive(work: Batch, pending: Pending) -> None:
             blank = Landing("", bytes(digest), b"", FIRST, "", top=False)
             work.rows[pending.table].setdefault(key, Claim((FIRST, ""), blank, landing_main))
             work.conn.execute(
-                "update ingest.objects set state = 'normalised', reason = null where digest = %s and state = 'received'",
-                [digest])
+                "update ingest.objects set state = 'normalised', reason = null"
+                " where digest = %s and state = 'received'", [digest])
         else:
             column = slot.partition(":")[2]
             work.sticky[pending.table][key].setdefault(column, landing_main.sticky[column])
@@ -450,7 +471,7 @@ def _upsert(work: Batch, table: str, rows: Sequence[Row], subjects: dict[str, st
         for name in made_here:
             values[name] = new_token("tok")
         shapes[tuple(sorted(values))].append(values)
-    for columns, values in shapes.items():
+    for columns, records in shapes.items():
         kept = [c for c in columns if c not in schema.key and c not in MADE_HERE]
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         action = sql.SQL("do update set ") + sql.SQL(", ").join(
@@ -460,7 +481,7 @@ def _upsert(work: Batch, table: str, rows: Sequence[Row], subjects: dict[str, st
             " on conflict ({key}) {action}"
         ).format(table=sql.Identifier("oltp", table), names=names, action=action,
                  key=sql.SQL(", ").join(map(sql.Identifier, schema.key)))  # fmt: skip
-        work.conn.execute(statement, [json.dumps(values)])
+        work.conn.execute(statement, [json.dumps(records)])
 
 
 def _update(conn: psycopg.Connection, table: str, rows: Iterable[Row]) -> None:
@@ -511,19 +532,19 @@ def _copy_beside(row: Row) -> Row:
 
 
 def _delete(work: Batch, table: str) -> None:
-    """Mark rows deleted whose deletion is not older than what they show; one known by its deletion alone is a row too."""
+    """Mark rows deleted whose deletion is not older than what they show; a deletion alone is a row too."""
     name = SLOT[table]
     keys = (set(work.rows[table]) | set(work.deletions[table])) if name else set()
     marks: dict[bool, list[str]] = {True: [], False: []}
     alone: list[tuple[str, Claim]] = []
     for key in keys:
-        gone, row = work.orders.get((f"{name}:deleted", key)), work.orders.get((name, key))
+        gone, shows = work.orders.get((f"{name}:deleted", key)), work.orders.get((name, key))
         if gone is None:
             continue
-        if row is None:
+        if shows is None:
             alone.append((key, work.deletions[table][key]))
         else:
-            marks[gone[0] >= row[0]].append(key)
+            marks[gone[0] >= shows[0]].append(key)
     for value, found in marks.items():
         if found:
             statement = sql.SQL("update {} set deleted = %s where id = any(%s) and deleted <> %s").format(

@@ -60,7 +60,7 @@ def _clear(value: str) -> str:
     return value
 
 
-def text(value: Any, field: str) -> str | None:
+def text(value: Any, _field: str) -> str | None:
     """Clear text that describes: open, yet short, printable and without personal data."""
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise InvalidError
@@ -100,13 +100,13 @@ def coupon_id(value: Any, field: str) -> str | None:
     return ident(value, field)
 
 
-def flag(value: Any, field: str) -> bool:
+def flag(value: Any, _field: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidError
     return value
 
 
-def money(value: Any, field: str) -> int:
+def money(value: Any, _field: str) -> int:
     """Minor units: an integer and nothing else."""
     if not isinstance(value, int) or isinstance(value, bool) or not -MAX_MINOR <= value <= MAX_MINOR:
         raise MoneyError
@@ -123,7 +123,7 @@ def unsigned(value: Any, field: str) -> int:
 def whole(low: int, high: int) -> Any:
     """Converter for an integer between two bounds."""
 
-    def convert(value: Any, field: str) -> int:
+    def convert(value: Any, _field: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise InvalidError
         return value
@@ -139,7 +139,7 @@ year = whole(1970, 2200)
 short = whole(0, 32_767)
 
 
-def instant(value: Any, field: str) -> str:
+def instant(value: Any, _field: str) -> str:
     """Unix seconds as an ISO instant."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_SECOND:
         raise InvalidError
@@ -150,7 +150,7 @@ def decimal(low: str, high: str) -> Any:
     """Converter for an exact decimal number or text between two bounds; its text."""
     least, most = Decimal(low), Decimal(high)
 
-    def convert(value: Any, field: str) -> str:
+    def convert(value: Any, _field: str) -> str:
         if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
             raise InvalidError
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
@@ -187,7 +187,7 @@ def digits(low: int, high: int, *, letters: bool = False) -> Any:
     """Converter for a short run of digits kept as text (last4, IIN, merchant category)."""
     pattern = re.compile(f"[0-9{'A-Za-z' if letters else ''}]{{{low},{high}}}")
 
-    def convert(value: Any, field: str) -> str | None:
+    def convert(value: Any, _field: str) -> str | None:
         if value == "":
             return None
         if not isinstance(value, str) or not pattern.fullmatch(value):
@@ -204,7 +204,7 @@ def names(value: Any, field: str) -> list[str]:
     return [kept for kept in (word(item, field) for item in value) if kept]
 
 
-def secret(value: Any, field: str) -> str | None:
+def secret(value: Any, _field: str) -> str | None:
     """Personal data or free text, as text to be sealed: any JSON, empty structures as nothing."""
     if isinstance(value, str):
         return value or None

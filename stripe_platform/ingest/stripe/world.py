@@ -103,8 +103,8 @@ _LATIN = frozenset(
     "AG AI AR AW BB BL BO BQ BR BS BZ CL CO CR CU CW DM DO EC FK GD GF GP GT GY HN HT JM KN KY LC MF MQ MS MX NI PA PE"
     " PR PY SR SV SX TC TT UY VC VE VG VI".split())  # fmt: skip
 _PACIFIC = frozenset(
-    "AF AQ AS AU BD BN BT BV CC CK CN CX FJ FM GU HK HM ID IN IO JP KG KH KI KP KR KZ LA LK MH MM MN MO MP MV MY NC NF NP"
-    " NR NU NZ PF PG PH PK PN PW SB SG TF TH TJ TK TL TM TO TV TW UZ VN VU WF WS".split())  # fmt: skip
+    "AF AQ AS AU BD BN BT BV CC CK CN CX FJ FM GU HK HM ID IN IO JP KG KH KI KP KR KZ LA LK MH MM MN MO MP MV MY NC NF"
+    " NP NR NU NZ PF PG PH PK PN PW SB SG TF TH TJ TK TL TM TO TV TW UZ VN VU WF WS".split())  # fmt: skip
 
 
 def _entries(content: str) -> list[str]:

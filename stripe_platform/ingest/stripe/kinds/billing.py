@@ -7,8 +7,26 @@ from typing import Any
 
 from stripe_platform.ingest.stripe import values
 from stripe_platform.ingest.stripe.spec import (
-    ACCOUNT, CREATED, LIVEMODE, METADATA, Child, Field, Json, Kind, Rule, at, currency, flag, ident, money, of, ref,
-    sealed, state, text, word,
+    ACCOUNT,
+    CREATED,
+    LIVEMODE,
+    METADATA,
+    Child,
+    Field,
+    Json,
+    Kind,
+    Rule,
+    at,
+    currency,
+    flag,
+    ident,
+    money,
+    of,
+    ref,
+    sealed,
+    state,
+    text,
+    word,
 )  # fmt: skip
 
 _NOT_NEGATIVE = values.minor_decimal
@@ -65,9 +83,10 @@ PLAN = Kind(
 COUPON = Kind(
     "coupon", "coupons", (
         ACCOUNT, text("name"), of("duration", values.one_of("forever", "once", "repeating", "variable")),
-        of("duration_in_months", values.positive), of("percent_off", values.percent, "percent_off_precise", "percent_off"),
-        money("amount_off"), currency("currency"), of("max_redemptions", values.count),
-        of("times_redeemed", values.count), at("redeem_by"), flag("valid"), METADATA, LIVEMODE, CREATED,
+        of("duration_in_months", values.positive),
+        of("percent_off", values.percent, "percent_off_precise", "percent_off"), money("amount_off"),
+        currency("currency"), of("max_redemptions", values.count), of("times_redeemed", values.count),
+        at("redeem_by"), flag("valid"), METADATA, LIVEMODE, CREATED,
     ),
     rules=(Rule("amount_off_has_currency", "an amount is taken off in no currency that is known",
                 lambda row: row["amount_off"] is None or row["currency"] is not None),),
@@ -121,7 +140,8 @@ SUBSCRIPTION = Kind(
         at("billing_cycle_anchor"), at("start_date", "start_date", "start"), at("trial_start"), at("trial_end"),
         at("cancel_at"), flag("cancel_at_period_end", default=False), at("canceled_at"), at("ended_at"),
         word("cancellation_reason", "cancellation_details.reason"),
-        word("cancellation_feedback", "cancellation_details.feedback"), word("pause_behavior", "pause_collection.behavior"),
+        word("cancellation_feedback", "cancellation_details.feedback"),
+        word("pause_behavior", "pause_collection.behavior"),
         at("resumes_at", "pause_collection.resumes_at"), of("days_until_due", values.count), sealed("description"),
         METADATA, LIVEMODE, of("created", values.instant, "created", "start_date", "start"),
     ),

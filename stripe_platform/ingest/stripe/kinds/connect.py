@@ -8,8 +8,26 @@ from typing import Any
 from stripe_platform.ingest.stripe import values
 from stripe_platform.ingest.stripe.kinds.payments import brand
 from stripe_platform.ingest.stripe.spec import (
-    ACCOUNT, CREATED, LIVEMODE, METADATA, Child, Field, Json, Kind, Rule, at, country, currency, flag, ident, money, of,
-    ref, sealed, state, text, word,
+    ACCOUNT,
+    CREATED,
+    LIVEMODE,
+    METADATA,
+    Field,
+    Json,
+    Kind,
+    Rule,
+    at,
+    country,
+    currency,
+    flag,
+    ident,
+    money,
+    of,
+    ref,
+    sealed,
+    state,
+    text,
+    word,
 )  # fmt: skip
 
 
@@ -151,7 +169,7 @@ def _event(obj: Json, _context: Mapping[str, Any]) -> Json:
             "account": obj.get("account") or obj.get("user_id")}  # fmt: skip
 
 
-def event_type(value: Any, field: str) -> str | None:
+def event_type(value: Any, _field: str) -> str | None:
     """A type that is no short dotted name is no type."""
     if not values.safe_name(value):
         raise values.InvalidError

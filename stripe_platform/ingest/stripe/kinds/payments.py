@@ -7,8 +7,26 @@ from typing import Any
 
 from stripe_platform.ingest.stripe import values
 from stripe_platform.ingest.stripe.spec import (
-    ACCOUNT, CREATED, LIVEMODE, METADATA, Child, Json, Kind, Rule, at, country, currency, flag, ident, money, of, ref,
-    sealed, state, text, word,
+    ACCOUNT,
+    CREATED,
+    LIVEMODE,
+    METADATA,
+    Child,
+    Json,
+    Kind,
+    Rule,
+    at,
+    country,
+    currency,
+    flag,
+    ident,
+    money,
+    of,
+    ref,
+    sealed,
+    state,
+    text,
+    word,
 )  # fmt: skip
 
 BRANDS = {"american express": "amex", "diners club": "diners", "visa": "visa", "mastercard": "mastercard",
@@ -149,7 +167,8 @@ SETUP_INTENT = Kind(
 
 PAYMENT_INTENT = Kind(
     "payment_intent", "payment_intents", (
-        ACCOUNT, ref("customer_id", "customers"), ref("payment_method_id", "payment_methods", "payment_method", "source"),
+        ACCOUNT, ref("customer_id", "customers"),
+        ref("payment_method_id", "payment_methods", "payment_method", "source"),
         money("amount"), money("amount_received", default=0), currency("currency"),
         state("status", *_INTENT_STATES, "requires_capture", "canceled", "succeeded", paths=("$status",)),
         of("capture_method", values.one_of("automatic", "automatic_async", "manual"), default="automatic"), CREATED,
@@ -185,8 +204,8 @@ def _charge(obj: Json, _context: Mapping[str, Any]) -> Json:
         captured = 0  # money of a pending debit is asked for, not taken
     elif captured is None:
         captured = 0 if obj.get("captured") is False else amount
-    if _whole(amount) and _whole(captured) and _whole(refunded) and refunded > captured:
-        refunded = max(0, refunded - (amount - captured))  # what was never captured is released, not refunded
+    if all(isinstance(n, int) for n in (amount, captured, refunded)) and refunded > captured:  # type: ignore[operator]
+        refunded = max(0, refunded - (amount - captured))  # type: ignore[operator] # the rest is released, not refunded
     failure = obj.get("failure_code") if found != "succeeded" else None
     if found == "failed" and not failure:
         failure = _object(obj, "outcome").get("reason") or "unknown"
@@ -194,10 +213,6 @@ def _charge(obj: Json, _context: Mapping[str, Any]) -> Json:
     banked = isinstance(source, dict) and source.get("object") in ("card", "bank_account")
     return {"status": found, "captured": captured, "refunded": refunded, "failure": failure,
             "disputed": obj.get("disputed", bool(obj.get("dispute"))), "bank": source if banked else None}  # fmt: skip
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _card(*names: str, old: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -258,9 +273,10 @@ CHARGE = Kind(
         Rule("refunded_within_captured", "more was refunded than was captured",
              lambda row: 0 <= row["amount_refunded"] <= row["amount_captured"]),
     ),
-    derive=_charge, deletable=False, order=("pending", "failed", "succeeded"), grows=("amount_captured", "amount_refunded"),
-    known=("amount_captured", "amount_refunded", "captured", "failure_code", "disputed", "dispute", "status", "refunded",
-           "payment_method_details.type"),
+    derive=_charge, deletable=False, order=("pending", "failed", "succeeded"),
+    grows=("amount_captured", "amount_refunded"),
+    known=("amount_captured", "amount_refunded", "captured", "failure_code", "disputed", "dispute", "status",
+           "refunded", "payment_method_details.type"),
 )  # fmt: skip
 
 

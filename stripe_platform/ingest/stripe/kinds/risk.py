@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from stripe_platform.ingest.stripe import values
 from stripe_platform.ingest.stripe.spec import (
-    CREATED, LIVEMODE, METADATA, Child, Json, Kind, Rule, at, currency, flag, money, of, ref, sealed, state, text, word,
+    CREATED,
+    LIVEMODE,
+    METADATA,
+    Child,
+    Kind,
+    at,
+    currency,
+    flag,
+    money,
+    of,
+    ref,
+    sealed,
+    state,
+    text,
+    word,
 )  # fmt: skip
 
 DISPUTE = Kind(
