@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -37,8 +36,7 @@ TAMPERED = [
     ("trial_balance_is_zero", "unbalanced_currencies",
      "update oltp.ledger_postings set amount = amount + 1 where {one_posting}"),
     ("kept_balances_are_the_postings", "not_the_postings",
-     "update oltp.ledger_balances set balance = balance + 1 where ledger_account_id = (select min(b.ledger_account_id)"
-     " from oltp.ledger_balances b)"),
+     "update oltp.ledger_balances set balance = balance + 1 where ledger_account_id = {one_account}"),
     ("sealed_entries_are_unaltered", "broken_seals",
      "update oltp.ledger_entries set effective_at = effective_at + interval '1 microsecond' where id = {one_entry}"),
     ("sealed_entries_are_unaltered", "broken_seals",
@@ -47,11 +45,13 @@ TAMPERED = [
 PLACES = {
     "one": "(select min(b.id) from oltp.balance_transactions b where b.fee > 0 and b.reporting_category = 'charge')",
     "one_entry": "(select min(e.id) from oltp.ledger_entries e)",
+    "one_account": "(select min(b.ledger_account_id) from oltp.ledger_balances b)",
     "one_posting": "entry_id = (select min(e.id) from oltp.ledger_entries e) and position = 1",
 }
 UNGUARDED = """
 do $$ declare t record; begin
-    for t in select oid::regclass as name from pg_class where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p')
+    for t in select oid::regclass as name from pg_class
+        where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p')
         and (relname like 'ledger\\_%%' or relname like 'balance\\_transactions%%' or relname like 'fee\\_details%%')
     loop execute format('alter table %s disable trigger all', t.name); end loop;
 end $$
@@ -59,11 +59,11 @@ end $$
 
 
 @pytest.fixture
-def books(oltp: Settings) -> Iterator[Stores]:
+def books(oltp: Settings) -> Stores:
     """Two loaded days and a tail."""
     feed = SimulatedFeed(oltp, Options(first_day=FIRST, days=2, per_day=150, dispute_lag_days=2))
     bring(feed, list(feed.calendar()))
-    yield Stores.of_settings()
+    return Stores.of_settings()
 
 
 def verdicts(check: Check, stores: Stores) -> list[Verdict]:
