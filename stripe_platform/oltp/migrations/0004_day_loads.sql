@@ -30,7 +30,7 @@ begin
 end $$;
 
 create function ledger.earn_day(p_day date) returns integer language plpgsql security definer
-set search_path = pg_catalog, pg_temp as $$
+set search_path = pg_catalog, pg_temp set enable_hashjoin = on as $$
 declare
     at timestamptz := ledger._end_of(p_day);
     low text := ledger._day_of_ids('ch_', p_day);
@@ -43,12 +43,17 @@ begin
         c.amount_captured - c.fee, c.currency, 'available', c.created, c.created, c.entry, c.entry
     from (
         select t.id, t.account_id, t.amount_captured, t.currency, t.created,
-            payments._share(t.amount_captured, f.basis_points, u.stripe_exponent) + f.fixed as fee,
-            ledger._day_entry(t.account_id, t.currency, 'charge', at) as entry
+            payments._fee(t.amount_captured, m.terms) as fee, m.entry
         from oltp.charges t
-        join oltp.currencies u on u.code = t.currency
-        join oltp.fee_policies f on f.kind = 'charge' and f.currency = t.currency and f.country = '*'
-        where t.id >= low and t.id < high and t.amount_captured > 0
+        join (
+            select d.account_id, d.currency, payments._terms(d.account_id, d.currency) as terms,
+                ledger._day_entry(d.account_id, d.currency, 'charge', at) as entry
+            from (
+                select distinct account_id, currency from oltp.charges
+                where id >= low and id < high and amount_captured > 0
+            ) d
+        ) m on m.account_id = t.account_id and m.currency = t.currency
+        where t.id >= low and t.id < high and t.amount_captured > 0 and (m.terms).fixed is not null
     ) c;
     get diagnostics written = row_count;
     if written <> (select count(*) from oltp.charges t where t.id >= low and t.id < high and t.amount_captured > 0) then
