@@ -187,7 +187,7 @@ def _load(pair: Pair, payers: list[Payer]) -> Iterator[Load]:
     try:
         yield load
     finally:
-        load.stop()
+        load.stop(0)
 
 
 @contextmanager

@@ -149,14 +149,18 @@ def wait_in_sync(primary: Member, standby: Member, seconds: float = WAIT_SECONDS
 
 
 def wait_for_slot(primary: Member, standby: Member, slot: str, seconds: float = WAIT_SECONDS) -> None:
-    """Wait until the standby holds a usable copy of a logical slot, so that a promotion keeps it."""
+    """Wait until the standby holds a usable copy of a logical slot, so that a promotion keeps it.
+
+    The slot's reader must be at work: a copy is usable when the slot has moved past where the standby began.
+    """
     def copied() -> bool:
-        _one(leading, "select pg_log_standby_snapshot()::text")  # the copy waits for one; an idle primary writes none
+        _one(leading, "select pg_log_standby_snapshot()::text")  # the slot moves over one; an idle primary writes none
+        _one(following, "select pg_reload_conf()")  # wakes the worker, whose naps grow to 30 s while it cannot copy
         return _one(following, "select count(*) = 1 from pg_replication_slots where slot_name = %s and synced"
                                " and not temporary and invalidation_reason is null", slot)
 
     with primary.connect() as leading, standby.connect() as following:
-        wait_until(copied, f"slot {slot} was not copied to {standby.name}", seconds, every=0.1)
+        wait_until(copied, f"slot {slot} was not copied to {standby.name}", seconds, every=0.2)
 
 
 def shutdown_position(member: Member) -> str:
