@@ -86,13 +86,15 @@ def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
         [list(COUNTRIES), *([c[i] for c in COUNTRIES.values()] for i in range(3))],
     ).rowcount
     conn.execute("select ledger.seed()")
+    conn.execute("select payments.seed_billing()")
     policies = [("charge", code, "*", fee[0], fee[1], False) for code, fee in FEES.items()]
     policies += [("dispute", code, "*", 0, fee[2], False) for code, fee in FEES.items()]
     policies += [("dispute", code, country, 0, FEES[code][2], True) for country, code in DISPUTE_FEE_RETURNED]
     conn.execute(
-        "insert into oltp.fee_policies (kind, currency, country, basis_points, fixed, returned_when_won)"
-        " select * from unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[])"
-        " on conflict do nothing",
-        [[policy[i] for policy in policies] for i in range(6)],
+        "insert into oltp.fee_policies (kind, currency, country, basis_points, fixed, returned_when_won, multiple)"
+        " select * from unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[],"
+        " %s::smallint[]) on conflict do nothing",
+        [*([policy[i] for policy in policies] for i in range(6)),
+         [10 if exponent(policy[1]) == 3 else 1 for policy in policies]],
     )
     return {"currencies": currencies, "countries": countries}
