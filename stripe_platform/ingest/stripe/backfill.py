@@ -81,6 +81,7 @@ def backfill(conn: psycopg.Connection, ring: Keyring, settings: Settings, accoun
                     f"Stripe does not answer for {kind} ({type(error).__name__}, HTTP {error.http_status}):"
                     " run the command again, it goes on from here") from None
             advance(1)
+    done.report.close(conn)
     return done
 
 

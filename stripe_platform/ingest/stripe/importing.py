@@ -31,6 +31,7 @@ class Report:
     received: Counter[str] = field(default_factory=Counter)  # kind
     states: Counter[tuple[str, str]] = field(default_factory=Counter)  # kind, state
     expanded: Counter[str] = field(default_factory=Counter)  # state of objects that came inside of others
+    waiting: list[tuple[bytes, str | None]] = field(default_factory=list)  # digest, and the kind where it is a record
     repeated: int = 0
     lost: int = 0
 
@@ -39,8 +40,20 @@ class Report:
         self.received.update(other.received)
         self.states.update(other.states)
         self.expanded.update(other.expanded)
+        self.waiting += other.waiting
         self.repeated += other.repeated
         self.lost += other.lost
+
+    def close(self, conn: psycopg.Connection) -> None:
+        """Look again at what waited for another object: it may have come later in the same import."""
+        after = _states(conn, [digest for digest, _ in self.waiting])
+        for digest, kind in self.waiting:
+            state = after.get(digest, "received")
+            counts, name = (self.expanded, "") if kind is None else (self.states, kind)
+            before, now = _SHOWN_AS["received"], _SHOWN_AS.get(state, state)
+            counts[before if kind is None else (name, before)] -= 1  # type: ignore[index]
+            counts[now if kind is None else (name, now)] += 1  # type: ignore[index]
+        self.waiting.clear()
 
     def as_json(self) -> dict[str, Any]:
         """The machine-readable form; `lost` is what was received and is found in no state."""
@@ -98,6 +111,7 @@ def import_records(
         for batch in _batches(iter(records)):
             report.add(importer.take(conn, batch, delivery))
             advance(len(batch))
+    report.close(conn)
     return report
 
 
@@ -116,6 +130,8 @@ def _count(
         report.repeated += landing.digest in seen
         seen.add(landing.digest)
         state = after.get(landing.digest)
+        if state == "received":
+            report.waiting.append((landing.digest, landing.kind))
         if state is None:
             report.lost += 1
         else:
@@ -123,6 +139,8 @@ def _count(
     for landing in found:
         if not landing.top:
             state = after.get(landing.digest, "lost")
+            if state == "received":
+                report.waiting.append((landing.digest, None))
             report.expanded[_SHOWN_AS.get(state, state)] += 1
             report.lost += state == "lost"
 

@@ -103,6 +103,11 @@ def land(arrival: Arrival, ring: Keyring) -> Landing:
         made.state, made.object_id = "quarantined", _shown(arrival.obj.get("id"))
         made.reason = (f"{arrival.kind} {made.object_id or 'without an id'}: {error.sentence} (rule {error.rule}); "
                        f"{error.remedy}")  # fmt: skip
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        # A shape no rule foresaw must cost this object only; the fault is ours, and named by its kind.
+        made.state, made.object_id = "quarantined", _shown(arrival.obj.get("id"))
+        made.reason = (f"{arrival.kind} {made.object_id or 'without an id'}: its shape is one our rules do not foresee"
+                       f" (rule shape, {type(error).__name__}); report it, and send it again with the next release")
     except Unmodelled:
         made.state, made.object_id = "unmodelled", _shown(arrival.obj.get("id"))
     made.subject = made.subject or made.object_id or f"record:{digest.hex()[:32]}"

@@ -378,4 +378,5 @@ def _holds_objects(value: Any) -> bool:
     first = value[0] if isinstance(value, list) and value else value
     if not isinstance(first, dict):
         return False
-    return first.get("object") == "list" or first.get("object") in MODELLED
+    own = first.get("object")
+    return isinstance(own, str) and (own == "list" or own in MODELLED)

@@ -86,7 +86,9 @@ def ident(value: Any, field: str) -> str | None:
         raise InvalidError
     if value == field:
         raise InvalidError(FILLER)
-    if len(value) >= 13 and holds_card_number(value):
+    if not value.isascii() and len(value.encode()) > LONGEST_ID:
+        raise InvalidError
+    if (len(value) >= 13 and holds_card_number(value)) or ("@" in value and _EMAIL.search(value)):
         raise InvalidError(PERSONAL)
     return value
 
@@ -95,7 +97,10 @@ def coupon_id(value: Any, field: str) -> str | None:
     """As `ident`; merchants choose these, and some choose words with spaces."""
     if isinstance(value, dict):
         value = value.get("id")
-    if isinstance(value, str) and " " in value and _COUPON.fullmatch(value) and not holds_card_number(value):
+    if isinstance(value, str) and " " in value and value.strip() and _COUPON.fullmatch(value):
+        ident(value.replace(" ", ""), field)
+        if holds_card_number(value):
+            raise InvalidError(PERSONAL)
         return value
     return ident(value, field)
 

@@ -60,6 +60,8 @@ CUSTOMER = Kind(
             "default_card"),
         LIVEMODE, CREATED,
     ),
+    rules=(Rule("only_deleted_lack_created", "it does not say when it was created",
+                lambda row: row["created"] is not None),),
 )  # fmt: skip
 
 
@@ -193,6 +195,13 @@ PAYMENT_INTENT = Kind(
 )  # fmt: skip
 
 
+def _code(value: Any) -> str | None:
+    try:
+        return values.text(value, "failure_code") if value is not None else None
+    except values.InvalidError:
+        return None
+
+
 def _charge(obj: Json, _context: Mapping[str, Any]) -> Json:
     """What old versions left out: the state, what was captured, and why a charge failed."""
     found = obj.get("status")
@@ -206,9 +215,10 @@ def _charge(obj: Json, _context: Mapping[str, Any]) -> Json:
         captured = 0 if obj.get("captured") is False else amount
     if all(isinstance(n, int) for n in (amount, captured, refunded)) and refunded > captured:  # type: ignore[operator]
         refunded = max(0, refunded - (amount - captured))  # type: ignore[operator] # the rest is released, not refunded
-    failure = obj.get("failure_code") if found != "succeeded" else None
-    if found == "failed" and not failure:
-        failure = _object(obj, "outcome").get("reason") or "unknown"
+    failure = None
+    if found in ("failed", "pending"):
+        said = (_code(obj.get("failure_code")), _code(_object(obj, "outcome").get("reason")))
+        failure = next((code for code in said if code), "unknown" if found == "failed" else None)
     source = obj.get("source") or obj.get("card")
     banked = isinstance(source, dict) and source.get("object") in ("card", "bank_account")
     return {"status": found, "captured": captured, "refunded": refunded, "failure": failure,
