@@ -25,7 +25,7 @@ from stripe_platform.embedded.postgres import Cluster
 ROLE = "payments_standby"  # REPLICATION, nothing else
 CONFIG = "replication.conf"
 SIGNAL = "standby.signal"
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0  # a busy machine is slow, not wrong
 # Equal on every member, so that a change of roles needs no restart of the one that is promoted.
 BOTH = {
     "hot_standby": "on", "hot_standby_feedback": "on", "sync_replication_slots": "on",
