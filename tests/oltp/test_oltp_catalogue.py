@@ -53,7 +53,6 @@ def test_every_column_that_must_have_a_value_refuses_null(maker: Maker):
 def test_every_key_refuses_a_second_row_of_the_same(maker: Maker):
     conn = maker.conn
     maker.insert_all()
-    conn.execute("set constraints all immediate")
     for name, table in maker.tables.items():
         root = sql.Identifier(*name.split("."))
         conn.execute(sql.SQL("alter table {} disable trigger user").format(root))  # the key alone is asked
@@ -119,7 +118,6 @@ def test_what_a_guests_payment_names_must_exist(oltp: Settings):
 def test_every_change_of_a_status_is_kept_and_nothing_else(maker: Maker):
     conn = maker.conn
     maker.insert_all()
-    conn.execute("set constraints all immediate")
     watched = conn.execute(
         "select tgrelid::regclass::text from pg_trigger where tgname = 'keep_status_history' and tgparentid = 0"
     ).fetchall()
