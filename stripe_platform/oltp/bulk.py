@@ -19,6 +19,7 @@ from psycopg import sql
 
 from stripe_platform.keyring import Keyring
 from stripe_platform.keys import OLTP_TABLES
+from stripe_platform.oltp import changes
 from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar
 from stripe_platform.oltp.feed import DayLoad, count_day
 from stripe_platform.oltp.reference import seed_reference
@@ -30,7 +31,10 @@ SEALED = {"customers": {"name": "name_ciphertext", "email": "email_ciphertext"}}
 
 
 # Rows of these name what earlier days brought; rows of all but the free ones may be named by later days.
-_OF_EARLIER_DAYS = frozenset({"refunds", "disputes", "early_fraud_warnings", "fraud_assessments"})
+_OF_EARLIER_DAYS = frozenset({
+    "refunds", "disputes", "early_fraud_warnings", "fraud_assessments", "reviews", "payouts", "subscriptions",
+    "subscription_items", "invoices", "invoice_lines", "invoice_payments", "invoice_taxes", "payment_intent_details",
+})  # fmt: skip
 _FREE = frozenset({"exchange_rates", "payment_intents", "charges", "charge_outcomes", "balance_transactions",
                    "fee_details"})
 _PARENTS = frozenset(t.name for t in OLTP_TABLES) - _FREE - _OF_EARLIER_DAYS
@@ -52,10 +56,16 @@ class BadRecord:
 
 @dataclass
 class DayRows:
-    """A day's new rows: one Arrow table per OLTP table, named as its columns, and the records refused."""
+    """A day's new rows: one Arrow table per OLTP table, named as its columns, and the records refused.
+
+    `later`: rows of the same tables that name what earlier days brought (a charge that retries an older intent).
+    `updates`: what changed of rows that stand, by table: `id`, the instant `at`, and the columns that got a new value.
+    """
 
     tables: dict[str, pa.Table] = field(default_factory=dict)
     refused: list[BadRecord] = field(default_factory=list)
+    later: dict[str, pa.Table] = field(default_factory=dict)
+    updates: dict[str, pa.Table] = field(default_factory=dict)
 
 
 def load_day(
@@ -69,7 +79,7 @@ def load_day(
     """
     try:
         return _load_day(conn, ring, digest, day, make, turn)
-    except LoadError:
+    except (LoadError, changes.ChangeError):
         # Another loader of the same source was faster: its rows are these rows, and they stand.
         if not is_loaded(conn, digest, day):
             raise
@@ -100,10 +110,10 @@ def _load_day(
         turn.wait_for_parents()
         counts = seed_reference(conn)
         content = make()
-        unknown = set(content.tables) - {t.name for t in OLTP_TABLES}
+        unknown = {*content.tables, *content.later, *content.updates} - {t.name for t in OLTP_TABLES}
         if unknown:
             raise LoadError(f"day {day} brings rows of {min(unknown)}, which is no OLTP table")
-        filled = [t.name for t in OLTP_TABLES if (rows := content.tables.get(t.name)) is not None and rows.num_rows]
+        filled = _filled(content.tables)
         if not _PARENTS.isdisjoint(filled):
             turn.wait_for_close()
         else:
@@ -113,14 +123,10 @@ def _load_day(
             _copy(conn, ring, name, content.tables[name], day)
         conn.execute("select ledger.earn_day(%s)", [day])
         turn.wait_for_close()
-        for name in filled:
-            if name not in own:
-                _copy(conn, ring, name, content.tables[name], day)
-            counts[name] = counts.get(name, 0) + content.tables[name].num_rows
-        _follow_refunds(conn, content.tables.get("refunds"), day)
-        _follow_disputes(conn, content.tables.get("disputes"), day)
-        conn.execute("select ledger.give_back_day(%s)", [day])
-        conn.execute("select ledger.post_day(%s)", [day])
+        _after_earlier_days(conn, ring, content, [name for name in filled if name not in own], day)
+        for tables in (content.tables, content.later):
+            for name in _filled(tables):
+                counts[name] = counts.get(name, 0) + tables[name].num_rows
         quarantine(conn, ring, digest, content.refused)
         conn.execute(
             "insert into ops.load_day (source_digest, day, rows, quarantined) values (%s, %s, %s, %s)",
@@ -128,6 +134,37 @@ def _load_day(
         )
         close_day(conn, day)
     return DayLoad(day, counts, len(content.refused))
+
+
+def _filled(tables: dict[str, pa.Table]) -> list[str]:
+    return [t.name for t in OLTP_TABLES if (rows := tables.get(t.name)) is not None and rows.num_rows]
+
+
+def _after_earlier_days(
+    conn: psycopg.Connection, ring: Keyring, content: DayRows, names: list[str], day: dt.date
+) -> None:
+    """What may name rows of earlier days, what changes them, and what both do to balances and books."""
+    for table in OLTP_TABLES:
+        if table.name in names:
+            _copy(conn, ring, table.name, content.tables[table.name], day)
+        if (rows := content.later.get(table.name)) is not None and rows.num_rows:
+            _copy(conn, ring, table.name, rows, day)
+    if "charges" in content.later:
+        conn.execute("select ledger.earn_day(%s, %s)", [day, content.later["charges"]["id"].to_pylist()])
+    _follow_refunds(conn, content.tables.get("refunds"), day)
+    _follow_disputes(conn, content.tables.get("disputes"), day)
+    conn.execute("select ledger.give_back_day(%s)", [day])
+    for name in _filled(content.updates):
+        changes.apply(conn, name, content.updates[name], day)
+    changes.follow_refunds(conn, content.updates.get("refunds"))
+    conn.execute("select ledger.decide_day(%s, %s, %s::timestamptz[])",
+                 [day, *changes.movements(content.updates, "refunds", "disputes")])
+    if "payouts" in content.tables:
+        conn.execute("select ledger.pay_out_day(%s, %s)", [day, content.tables["payouts"]["id"].to_pylist()])
+    conn.execute("select ledger.settle_payouts_day(%s, %s, %s::timestamptz[])",
+                 [day, *changes.movements(content.updates, "payouts")])
+    conn.execute("select ledger.settle_day(%s)", [day])
+    conn.execute("select ledger.post_day(%s)", [day])
 
 
 def is_loaded(conn: psycopg.Connection, digest: str, day: dt.date) -> bool:
