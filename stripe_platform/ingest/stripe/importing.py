@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import psycopg
@@ -14,7 +14,7 @@ from stripe_platform import progress
 from stripe_platform.ingest.stripe.arrivals import Delivery
 from stripe_platform.ingest.stripe.kinds import ENTITIES, MODELLED
 from stripe_platform.ingest.stripe.landing import Landing, landings
-from stripe_platform.ingest.stripe.reading import Record
+from stripe_platform.ingest.stripe.reading import Record, UnreadableError
 from stripe_platform.ingest.stripe.store import leave_unchanged, store
 from stripe_platform.ingest.stripe.world import seed_world
 from stripe_platform.keyring import Keyring
@@ -86,12 +86,19 @@ class Importer:
 
     def take(self, conn: psycopg.Connection, batch: list[Record], delivery: Delivery) -> Report:
         """Land one batch in one transaction and count what became of it."""
+        return self.store(conn, self.prepare(batch, delivery), delivery)
+
+    def prepare(self, batch: list[Record], delivery: Delivery) -> list[Landing]:
+        """The batch judged and mapped: no database is asked."""
+        return list(landings(batch, delivery, self._ring))
+
+    def store(self, conn: psycopg.Connection, found: list[Landing], delivery: Delivery) -> Report:
+        """Write what was prepared, in one transaction, and count what became of it."""
         if not self._seeded:
             with conn.transaction():
                 seed_world(conn)
             self._seeded = True
         report = Report()
-        found = list(landings(batch, delivery, self._ring))
         tops = [landing for landing in found if landing.top]
         known = _states(conn, [landing.digest for landing in tops])
         if delivery.as_of is not None:
@@ -107,16 +114,40 @@ def import_records(
     """Land and normalise every record, batch by batch; each batch commits whole."""
     report = report or Report()
     importer = Importer(ring)
-    with progress.stage(f"ingest {delivery.source}") as advance:
-        for batch in _batches(iter(records)):
-            report.add(importer.take(conn, batch, delivery))
-            advance(len(batch))
+    batches = _batches(iter(records))
+    # While the database writes one batch, the next is made ready: both cores work.
+    with progress.stage(f"ingest {delivery.source}") as advance, ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(_next, importer, batches, delivery)
+        while (ready := following.result()) is not None:
+            found, records_read = ready
+            following = ahead.submit(_next, importer, batches, delivery)
+            report.add(importer.store(conn, found, delivery))
+            advance(records_read)
     report.close(conn)
     return report
 
 
+def _next(
+    importer: Importer, batches: Iterator[list[Record]], delivery: Delivery
+) -> tuple[list[Landing], int] | None:
+    batch = next(batches, None)
+    return None if batch is None else (importer.prepare(batch, delivery), len(batch))
+
+
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while batch := list(islice(records, BATCH)):
+    """Records by the batch; damage further on must not cost what was read before it."""
+    batch: list[Record] = []
+    try:
+        for record in records:
+            batch.append(record)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except UnreadableError:
+        if batch:
+            yield batch
+        raise
+    if batch:
         yield batch
 
 

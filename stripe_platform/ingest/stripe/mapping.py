@@ -184,11 +184,21 @@ def _fill(
     required: frozenset[str], currency: str | None = None,
 ) -> None:
     amounts = []
+    sources = (obj, context, derived)
     for spec in fields:
-        value, path = _find(spec, obj, context, derived)
-        name = path[-1].lstrip("$@")
-        kept = None
+        value = kept = None
+        path = spec.paths[0]
+        for source, first, further, path in spec.steps:  # noqa: B007 - the path that was found is named below
+            value = sources[source].get(first)
+            for part in further:
+                if type(value) is not dict:
+                    value = None
+                    break
+                value = value.get(part)
+            if value is not None:
+                break
         if value is not None:
+            name = path[-1].lstrip("$@")
             try:
                 kept = spec.convert(value, name)
                 if spec.currency and kept is not None:
@@ -236,20 +246,6 @@ def _fill(
 
 
 _NOTHING = object()
-
-
-def _find(spec: Field, obj: Json, context: Json, derived: Json) -> tuple[Any, tuple[str, ...]]:
-    for path in spec.paths:
-        first = path[0]
-        if first[0] == "@":
-            value: Any = context.get(first[1:])
-        else:
-            value = derived.get(first[1:]) if first[0] == "$" else obj.get(first)
-            for part in path[1:]:
-                value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            return value, path
-    return None, spec.paths[0]
 
 
 def _children(
@@ -356,14 +352,15 @@ def _unknown_fields(arrival: Arrival, drift: Drift) -> None:
     stack: list[tuple[Json, Trie, str]] = [(arrival.obj, _known(arrival.kind), "")]
     while stack:
         node, tree, prefix = stack.pop()
+        find = tree.get
         for name, value in node.items():
-            below = tree.get(name, _NOTHING)
+            below = find(name, _NOTHING)
             if below is None:
                 continue
-            if below is _NOTHING and "*" in tree:
-                below = tree["*"]
             if below is _NOTHING:
-                if not _holds_objects(value):
+                below = find("*", _NOTHING)
+            if below is _NOTHING:
+                if not isinstance(value, dict | list) or not _holds_objects(value):
                     drift[prefix + (name if values.safe_name(name) else "*"), "unknown field"] += 1
             elif isinstance(value, dict) and below and "object" not in value:
                 stack.append((value, below, f"{prefix}{name if values.safe_name(name) else '*'}."))

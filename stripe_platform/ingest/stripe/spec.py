@@ -15,6 +15,7 @@ from stripe_platform.ingest.stripe import values
 
 Json = dict[str, Any]
 Converter = Callable[[Any, str], Any]
+OBJECT, DELIVERY, DERIVED = 0, 1, 2
 Derive = Callable[[Json, Mapping[str, Any]], Json]
 
 
@@ -32,6 +33,13 @@ class Field:
     state: bool = False  # an unknown value is no description to drop: the object is kept apart
     currency: bool = False
     money: bool = False
+    steps: tuple[tuple[int, str, tuple[str, ...], tuple[str, ...]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Where to look, ready to walk: source (object, delivery, derived), first name, further names, the path."""
+        steps = tuple(({"@": DELIVERY, "$": DERIVED}.get(path[0][0], OBJECT), path[0].lstrip("@$"), path[1:], path)
+                      for path in self.paths)  # fmt: skip
+        object.__setattr__(self, "steps", steps)
 
 
 def _paths(column: str, paths: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from stripe_platform.cards import holds_card_number
@@ -43,7 +44,12 @@ class MoneyError(InvalidError):
 
 def safe_name(name: object) -> bool:
     """Whether a field or kind name may stand in clear: a short lower-case word without a long number in it."""
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None and _DIGITS.search(name) is None
+    return isinstance(name, str) and len(name) <= 80 and _safe(name)
+
+
+@lru_cache(8_192)
+def _safe(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and _DIGITS.search(name) is None
 
 
 def api_version(value: object) -> str | None:

@@ -221,15 +221,27 @@ def _charge(obj: Json, _context: Mapping[str, Any]) -> Json:
         failure = next((code for code in said if code), "unknown" if found == "failed" else None)
     source = obj.get("source") or obj.get("card")
     banked = isinstance(source, dict) and source.get("object") in ("card", "bank_account")
-    return {"status": found, "captured": captured, "refunded": refunded, "failure": failure,
+    details = _object(obj, "payment_method_details")
+    card: Json = next((details[name] for name in _CARD_METHODS if isinstance(details.get(name), dict)), {})
+    if isinstance(source, dict) and isinstance(source.get("card"), dict):
+        source = {**source, **source["card"]}
+    return {"card": card, "source": source if isinstance(source, dict) else {},
+            "status": found, "captured": captured, "refunded": refunded, "failure": failure,
             "disputed": obj.get("disputed", bool(obj.get("dispute"))), "bank": source if banked else None}  # fmt: skip
 
 
-def _card(*names: str, old: tuple[str, ...] = ()) -> tuple[str, ...]:
-    methods = ("card", "card_present", "interac_present")
-    return (*(f"payment_method_details.{method}.{name}" for method in methods for name in names),
-            *(f"{source}.{name}" for source in ("source", "card") for name in (old or names)))  # fmt: skip
+def _card(name: str, old: str | None = None) -> tuple[str, ...]:
+    """A fact of the card: as the payment's details name it, and as the source did before 2019."""
+    return (f"$card.{name}", f"$source.{old or name}")
 
+
+_CARD_METHODS = ("card", "card_present", "interac_present")
+_CARD_FACTS = (
+    "brand", "country", "funding", "last4", "exp_month", "exp_year", "fingerprint", "network", "authorization_code",
+    "checks.cvc_check", "checks.address_line1_check", "checks.address_postal_code_check", "three_d_secure.result",
+    "three_d_secure.version", "three_d_secure.electronic_commerce_indicator", "three_d_secure.exemption_indicator",
+    "wallet.type", "amount_authorized",
+)  # fmt: skip
 
 CHARGE = Kind(
     "charge", "charges", (
@@ -251,19 +263,19 @@ CHARGE = Kind(
             sealed("shipping"), sealed("description"), METADATA, LIVEMODE,
         )),
         Child("charge_cards", "charge_id", (
-            of("brand", brand, *_card("brand", old=("brand", "type"))), word("country", *_card("country")),
+            of("brand", brand, *_card("brand"), "$source.type"), word("country", *_card("country")),
             word("funding", *_card("funding")), of("last4", values.digits(4, 4), *_card("last4")),
             of("exp_month", values.month, *_card("exp_month")), of("exp_year", values.year, *_card("exp_year")),
             text("fingerprint", *_card("fingerprint")), word("network", *_card("network")),
             sealed("authorization_code", "authorization_code", *_card("authorization_code")),
-            word("cvc_check", *_card("checks.cvc_check", old=("cvc_check",))),
-            word("address_line1_check", *_card("checks.address_line1_check", old=("address_line1_check",))),
-            word("address_postal_code_check", *_card("checks.address_postal_code_check", old=("address_zip_check",))),
-            word("three_d_secure_result", "payment_method_details.card.three_d_secure.result"),
-            text("three_d_secure_version", "payment_method_details.card.three_d_secure.version"),
-            word("three_d_secure_eci", "payment_method_details.card.three_d_secure.electronic_commerce_indicator"),
-            word("three_d_secure_exemption", "payment_method_details.card.three_d_secure.exemption_indicator"),
-            word("wallet_type", *_card("wallet.type", old=("tokenization_method",))),
+            word("cvc_check", *_card("checks.cvc_check", "cvc_check")),
+            word("address_line1_check", *_card("checks.address_line1_check", "address_line1_check")),
+            word("address_postal_code_check", *_card("checks.address_postal_code_check", "address_zip_check")),
+            word("three_d_secure_result", "$card.three_d_secure.result"),
+            text("three_d_secure_version", "$card.three_d_secure.version"),
+            word("three_d_secure_eci", "$card.three_d_secure.electronic_commerce_indicator"),
+            word("three_d_secure_exemption", "$card.three_d_secure.exemption_indicator"),
+            word("wallet_type", *_card("wallet.type", "tokenization_method")),
             money("amount_authorized", *_card("amount_authorized")),
         ), needs=("brand", "last4", "fingerprint")),
         Child("charge_outcomes", "charge_id", (
@@ -286,7 +298,8 @@ CHARGE = Kind(
     derive=_charge, deletable=False, order=("pending", "failed", "succeeded"),
     grows=("amount_captured", "amount_refunded"),
     known=("amount_captured", "amount_refunded", "captured", "failure_code", "disputed", "dispute", "status",
-           "refunded", "payment_method_details.type"),
+           "refunded", "payment_method_details.type",
+           *(f"payment_method_details.{method}.{fact}" for method in _CARD_METHODS for fact in _CARD_FACTS)),
 )  # fmt: skip
 
 
