@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     stripe_api_base: str | None = None  # default: Stripe's own address
     stripe_webhook_secret: SecretStr | None = None  # several, with spaces or commas between them, while one is rotated
 
+    api_rate: float = 1000.0  # requests a second per key and process
+
     snowflake_account: str | None = None
     snowflake_user: str | None = None
     snowflake_private_key_path: Path | None = None

@@ -104,5 +104,37 @@ def open_value(
         raise VaultError(f"{where} does not open: it was altered, or moved from another field or row") from None
 
 
+def open_values(
+    conn: psycopg.Connection, ring: Keyring, sealed: Sequence[tuple[bytes, str, str, str]]
+) -> list[bytes | None]:
+    """The clear values of many fields (envelope, table, column, primary key) in one query; None where erased.
+
+    Each opens under the subject its key was made for: a value moved to another row or column does not open.
+    """
+    ids = {bytes(envelope[2 : 2 + ID_BYTES]) for envelope, *_ in sealed}
+    if not ids:
+        return []
+    rows = conn.execute("select id, subject, wrapped from vault.subject_keys where id = any(%s)", [list(ids)])
+    keys = {bytes(i): (s, ring.unwrap(bytes(w), bytes(i), s)) for i, s, w in rows}
+    return [_open(keys, *one) for one in sealed]
+
+
+def _open(
+    keys: dict[bytes, tuple[str, bytes]], envelope: bytes, table: str, column: str, primary_key: str
+) -> bytes | None:
+    where = f"{table}.{column} of {primary_key}"
+    if len(envelope) < _BODY + 16 or envelope[:2] != _HEAD:
+        raise VaultError(f"{where} is no envelope of version {VERSION}: was it written past the vault?")
+    key_id = bytes(envelope[2 : 2 + ID_BYTES])
+    if key_id not in keys:
+        return None
+    subject, key = keys[key_id]
+    place = _place(key_id, table, column, primary_key, subject)
+    try:
+        return AESGCM(key).decrypt(envelope[2 + ID_BYTES : _BODY], envelope[_BODY:], place)
+    except InvalidTag:
+        raise VaultError(f"{where} does not open: it was altered, or moved from another field or row") from None
+
+
 def _place(key_id: bytes, table: str, column: str, primary_key: str, subject: str) -> bytes:
     return aad(_HEAD[:1], _HEAD[1:], key_id, table, column, primary_key, subject)

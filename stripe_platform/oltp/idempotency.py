@@ -20,6 +20,7 @@ from stripe_platform.oltp.errors import WriteError, refused, rule_of
 
 NAMESPACE = "idempotency"
 MAX_KEY_BYTES = 255
+NAMED_THOUGH_NULL = frozenset({"p_customer", "p_method"})  # a guest's payment: the functions have no default for them
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def call(
     On a connection in autocommit mode the call is its own transaction; inside the caller's it is a savepoint.
     Raises `WriteError` for what the rules refuse.
     """
-    arguments = {name: value for name, value in parameters.items() if value is not None}
+    arguments = {name: value for name, value in parameters.items() if value is not None or name in NAMED_THOUGH_NULL}
     if idempotency is not None:
         arguments |= {"p_key": idempotency.key, "p_hash": idempotency.digest(function, parameters)}
     if created is not None:
