@@ -130,7 +130,12 @@ def _said(error: psycopg.Error) -> str:
 def _store(conn: psycopg.Connection, ring: Keyring, found: Sequence[Landing], source: str) -> None:
     conn.execute("select pg_advisory_xact_lock(%s)", [LOCK])
     # Status triggers leave these rows alone: their history is written from the states that landed.
-    conn.execute("select set_config('ingest.keeps_history', 'on', true)")
+    # Plans: foreign keys into partitioned tables are looked up by cached ones (a fresh plan per row costs ten times
+    # more), and young tables lack the statistics for anything but their indexes.
+    conn.execute(
+        "select set_config(name, value, true) from (values ('ingest.keeps_history', 'on'),"
+        " ('plan_cache_mode', 'force_generic_plan'), ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'),"
+        " ('enable_mergejoin', 'off')) as s (name, value)")
     fresh, judged_anew = _new(conn, found)
     if not fresh and not judged_anew:
         return
@@ -309,6 +314,8 @@ def _settle(work: Batch, table: str, arrived: Collection[str]) -> None:
         else:
             plain.append(pending)
     links.settle(work.conn, plain)
+    after_rows(work.conn, "balance_transactions", [
+        p.key for p in plain if p.table == "balance_transactions" and p.column == "account_id"])  # fmt: skip
     owners = [p.key for p in plain if p.table == "payment_methods" and p.column == "customer_id"]
     for pending in links.waiting_for(work.conn, "payment_methods", owners):
         if pending.table in HOT:
