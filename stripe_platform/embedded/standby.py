@@ -118,16 +118,18 @@ def promote(standby: Member, seconds: float = WAIT_SECONDS) -> None:
                    seconds, every=0.005)
 
 
-def kill(member: Member) -> None:
-    """kill -9 of the postmaster and all its children; returns when none is left."""
+def kill(member: Member) -> float:
+    """kill -9 of the postmaster and all its children; returns when none is left, with the time of the first signal."""
     running = processes.working_in(member.cluster.data, postgres.PROGRAM)
     first = member.cluster.find()
+    begun = time.monotonic()
     for process in sorted(running, key=lambda found: first is None or found.pid != first.pid):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     while left := processes.working_in(member.cluster.data, postgres.PROGRAM):
         for process in left:
             process.stop(1, signal.SIGKILL)
+    return begun
 
 
 def answers(member: Member) -> bool:
