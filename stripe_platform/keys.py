@@ -93,7 +93,7 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
     ("ledger_reversals", ("entry_id",), "growing", "Which entry undid which"),
     ("ledger_balances", ("ledger_account_id", "day"), "growing", "Balances at the end of closed days"),
     ("ledger_seals", ("sequence",), "growing", "Hash chain over the closed journal"),
-    ("posting_rules", ("category", "leg"), "reference", "What each category of movement books"),
+    ("posting_rules", ("category", "kind"), "reference", "What each category of movement books"),
     ("fee_policies", ("kind", "currency", "country"), "reference", "What charges and disputes cost"),
 )
 # In the order in which they are loaded: parents first.
