@@ -49,11 +49,11 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     return tuple(secret for secret in found if secret)
 
 
-def make_app(settings: Settings, *, largest: int = LARGEST) -> FastAPI:
+def make_app(settings: Settings, *, largest: int = LARGEST, wait: float = 10) -> FastAPI:
     """The endpoint as an ASGI application."""
     secrets, ring = secrets_of(settings), open_keyring(settings)
     pool = ConnectionPool(
-        settings.need("oltp_dsn"), min_size=1, max_size=4, open=False, timeout=10, kwargs={"autocommit": True},
+        settings.need("oltp_dsn"), min_size=1, max_size=4, open=False, timeout=wait, kwargs={"autocommit": True},
         check=ConnectionPool.check_connection)  # fmt: skip
     importer = Importer(ring)
 

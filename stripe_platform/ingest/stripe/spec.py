@@ -148,4 +148,3 @@ class Kind:
     preference: int = 1  # of two kinds that share a table the higher one is the fuller
     known: tuple[str, ...] = ()  # fields that `derive` reads, or that say nothing new
     also: tuple[str, ...] = ()  # further declarations (by name) that read the same object
-    nested: Mapping[str, str] = field(default_factory=dict)  # objects without a kind of their own: path -> kind
