@@ -436,7 +436,8 @@ create function payments._pay_fee(
 declare
     effective timestamptz := greatest(p_at, payments._open_from());
     entry text := 'le_' || case when effective = p_at then p_body else ops.id_body(effective) end;
-    waits boolean := p_available_on > effective;
+    waits boolean := p_available_on > effective and (p_available_on > clock_timestamp()
+        or not ledger._released(p_available_on));
 begin
     insert into oltp.balance_transactions (id, account_id, source_id, type, reporting_category, amount, fee, net, currency,
         status, available_on, created, ledger_entry_id, available_entry_id)
