@@ -36,6 +36,7 @@ from stripe_platform.cdc.daily import NotContiguousError
 from stripe_platform.cdc.manifest import ChainError
 from stripe_platform.cdc.snapshots import ResnapshotError, snapshot_range, state_at
 from stripe_platform.keys import OLTP_TABLES, key
+from stripe_platform.oltp.schema import load_schema
 from stripe_platform.warehouse import raw
 from stripe_platform.warehouse.raw import UnknownStateError, apply
 from stripe_platform.warehouse.raw_assets import RAW_ASSETS
