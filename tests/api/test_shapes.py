@@ -1,4 +1,4 @@
-"""What is shown against the fields that Stripe's SDK knows: none of ours is unknown to it, none it counts on is missing."""
+"""What is shown against the fields Stripe's SDK knows: none of ours is unknown to it, none it counts on is missing."""
 
 from __future__ import annotations
 
