@@ -32,7 +32,7 @@ def tell(conn: psycopg.Connection, world: World) -> None:
     pay(30_000, currency="usd", settlement_currency="eur")
     pay(900, idempotency=Client(world, conn).key("story"))
     for status in ("succeeded", "pending"):
-        write.create_refund(conn, charge_id=first, amount=4000, status=status)  # type: ignore[arg-type]
+        write.create_refund(conn, charge_id=first, amount=4000, status=status)
     failed = write.create_refund(conn, charge_id=second, amount=500).refund_id
     write.set_refund_status(conn, refund_id=failed, status="failed", failure_reason="unknown")
     for charge, status in ((second, "won"), (third, "lost")):

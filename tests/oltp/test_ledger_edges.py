@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pytest
 from oltp_shop import Shop
 
-from stripe_platform.oltp import ledger, write
+from stripe_platform.oltp import ledger, payouts, write
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -60,3 +61,13 @@ def test_a_payment_that_is_nothing_in_the_settlement_currency_is_booked_in_its_o
     write.set_refund_status(shop.conn, refund_id=refund.refund_id, status="failed", failure_reason="unknown")
     assert ledger.balance(shop.conn, "refund_clearing:huf") == 0
     assert one(shop, "select count(*) from oltp.balance_transactions") == 3
+
+
+def test_a_payout_by_hand_that_is_nothing_in_the_banks_currency_is_refused(shop: Shop):
+    rates(shop)
+    shop.conn.execute("update oltp.fee_policies set days_to_available = 0")
+    shop.pay(10_000)
+    with pytest.raises(write.WriteError, match="pay out more") as refused:
+        payouts.create_payout(shop.conn, account_id=shop.account, currency="eur", amount=1, payout_currency="kwd")
+    assert refused.value.code == "amount_too_small"
+    assert one(shop, "select count(*) from oltp.payouts") == 0

@@ -151,6 +151,11 @@ begin
             rest := 0;
         end if;
     end if;
+    if not automatic and given < 1 then
+        answer := payments._keep(p_account, p_key, null, payments._invalid('amount_too_small', format(
+            'a payout of that little is nothing in %s: pay out more', paid_in), 'amount'));
+        return;
+    end if;
     if automatic is null or given < 1 or (automatic and taken < p_minimum) then
         answer := payments._keep(p_account, p_key, null, json_build_object('payout', null, 'status', 'nothing_to_pay',
             'balance_transaction', null, 'movements', 0)::text);
