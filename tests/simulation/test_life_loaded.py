@@ -65,7 +65,8 @@ def test_a_simulated_life_keeps_the_books(oltp: Settings):
         booked = defaultdict(int)
         for day, kind, currency, amount in one(
                 "select (e.effective_at at time zone 'UTC')::date, e.kind, p.currency, p.amount"
-                " from oltp.ledger_entries e join oltp.ledger_postings p on p.entry_id = e.id and p.ledger_account_id like 'cash:%'"
+                " from oltp.ledger_entries e join oltp.ledger_postings p on"
+                " p.entry_id = e.id and p.ledger_account_id like 'cash:%'"
                 " where e.kind in ('network_settlement', 'refund_settlement', 'payout_paid')"):
             booked[day, kind, currency] += amount
     for day in calendar(OPTIONS):
