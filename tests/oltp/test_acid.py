@@ -1,4 +1,4 @@
-"""The four letters, each shown by what would break it: kills in mid-transaction, a constraint, a write skew, a crash."""
+"""The four letters, each shown by what would break it: kills in mid-transaction, a rule, a write skew, a crash."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def test_consistency_what_breaks_a_rule_is_undone_whole(shop: Shop):
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
         shop.pay(risk_score=101)  # the intent and the charge stood already
     assert refused.value.diag.constraint_name == "charge_outcomes_risk_score_check"
-    owner = psycopg.connect(shop.settings.need("oltp_owner_dsn"))
-    with owner, pytest.raises(psycopg.errors.CheckViolation, match="debits must equal credits"), owner.transaction():
+    with psycopg.connect(shop.settings.need("oltp_owner_dsn")) as owner:
         entry = new_id("le")
         owner.execute("insert into oltp.ledger_entries (id, kind, effective_at) select %s, 'charge', to_timestamp("
                       "('x' || lpad(substr(%s, 4, 12), 16, '0'))::bit(64)::bigint / 1000.0)", [entry, entry])
-        owner.execute("insert into oltp.ledger_postings values (%s, 1, 'cash:eur', 'eur', 5),"
-                      " (%s, 2, 'fee_revenue:eur', 'eur', -4)", [entry, entry])
+        with pytest.raises(psycopg.errors.CheckViolation, match="debits must equal credits"):
+            owner.execute("insert into oltp.ledger_postings values (%s, 1, 'cash:eur', 'eur', 5),"
+                          " (%s, 2, 'fee_revenue:eur', 'eur', -4)", [entry, entry])
     assert rows(shop.conn) == before
 
 
@@ -162,8 +162,7 @@ def test_isolation_two_withdrawals_that_each_saw_enough_money_do_not_both_take_i
                 conn.commit()
                 results.append("paid")
             except WriteError as error:
-                assert error.code == "balance_insufficient"
-                results.append("refused")
+                results.append(str(error.code))
 
     racers = [threading.Thread(target=racer) for _ in range(2)]
     for thread in racers:
@@ -171,7 +170,7 @@ def test_isolation_two_withdrawals_that_each_saw_enough_money_do_not_both_take_i
     for thread in racers:
         thread.join()
     left = ledger.balance(shop.conn, account)
-    assert (sorted(results), left) == ((["paid", "refused"], 0) if guarded else (["paid", "paid"], -have))
+    assert (sorted(results), left) == ((["balance_insufficient", "paid"], 0) if guarded else (["paid", "paid"], -have))
 
 
 def test_durability_what_was_committed_survives_kill_9_of_the_whole_server(own_server: OwnServer):
