@@ -315,7 +315,7 @@ begin
 end $$;
 comment on function ledger.decide_day is 'Movements of refunds and disputes of earlier days whose status changed on this one';
 
--- Payouts of the day take what they name from their merchants; each automatic one is the sum of its movements.
+-- Payouts of the day take their amount from their merchants. An automatic one names its movements and is their sum.
 create function ledger.pay_out_day(p_day date, p_payouts text[]) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -330,14 +330,14 @@ begin
         select n.id, n.account_id, n.currency, (
             select coalesce(date_trunc('day', max(o.created), 'UTC'), '-infinity') from oltp.payouts o
             where o.account_id = n.account_id and o.currency = n.currency and o.created < n.created) as since
-        from oltp.payouts n where n.id = any (p_payouts) offset 0
+        from oltp.payouts n where n.id = any (p_payouts) and n.automatic offset 0
     ) p
     join oltp.balance_transactions b on b.account_id = p.account_id and b.currency = p.currency
         and b.available_on >= p.since and b.available_on < p_day::timestamp at time zone 'UTC'
         and b.reporting_category <> 'payout';
     get diagnostics named = row_count;
     select p.id into bad from unnest(p_payouts) as w (id)
-    join oltp.payouts p on p.id = w.id
+    join oltp.payouts p on p.id = w.id and p.automatic
     left join oltp.payout_balance_transactions x on x.payout_id = p.id
     left join oltp.balance_transactions b on b.id = x.balance_transaction_id
     group by p.id, p.amount having p.amount <> coalesce(sum(b.net), 0) limit 1;
@@ -356,7 +356,7 @@ begin
     return written + named;
 end $$;
 comment on function ledger.pay_out_day is
-'Movements of payouts made on a day: each pays out what moved from the merchant''s last one to the end of the day before';
+'Movements of payouts made on a day: an automatic one pays out what moved from the merchant''s last one to the end of the day before';
 
 create function ledger.settle_payouts_day(p_day date, p_payouts text[], p_at timestamptz[]) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
