@@ -153,7 +153,8 @@ class Cluster:
             pid = int(pid_file.read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return None
-        return processes.works_in(pid, self.data, PROGRAM)
+        # A negative number is a stand-alone backend (pg_rewind recovers with one): no postmaster, an orphan if it lives.
+        return processes.works_in(pid, self.data, PROGRAM) if pid > 0 else None
 
     def ready(self) -> bool:
         """True when the server accepts the superuser's password."""

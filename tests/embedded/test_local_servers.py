@@ -175,6 +175,18 @@ def test_a_pid_file_that_names_somebody_else_is_stale(
         bystander.wait()
 
 
+def test_the_pid_file_of_a_killed_stand_alone_backend_is_stale(running: Path) -> None:
+    embedded.down(running)
+    place = embedded.places.find(running)
+    assert place is not None
+    # pg_rewind, killed while its stand-alone backend recovers, leaves such a file: the pid is negative.
+    (place.data / "oltp" / "postmaster.pid").write_text(f"-26214\n{place.data / 'oltp'}\n0\n1\n\n\n0 0\n\n")
+    assert pids(running)["oltp"] == ""
+    embedded.down(running)
+    up(running)
+    assert int(pids(running)["oltp"]) > 0
+
+
 def test_a_server_of_a_killed_up_that_nobody_remembers_is_found_again(running: Path) -> None:
     before = pids(running)
     stored = json.loads((running / "servers.json").read_text())
