@@ -21,7 +21,6 @@ from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 FOLDER = "cdc/manifests"
 EPOCHS = "cdc/epochs"
 POSITION = "cdc/position.json"
-SOURCE = "oltp"
 
 
 class ChainError(RuntimeError):
