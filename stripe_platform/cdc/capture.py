@@ -12,7 +12,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -108,7 +108,7 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
         deadline = begun + budget_seconds if budget_seconds else None
         drain = _Drain(settings, lake, epoch, until, deadline, source)
         if until is None or drain.last_closed is None or drain.last_closed < until:
-            with progress.stage("capture changes") as advance, replication(settings, source) as connection:
+            with _bar(source) as advance, replication(settings, source) as connection:
                 state = inspect(connection, drain.slot)
                 refuse_a_foreign_slot(epoch, state, drain.durable_lsn)
                 if state.timeline != epoch.timeline:  # a standby was promoted, and the slot with it
@@ -121,6 +121,11 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     report.open_day = ledger_day_open(lake, settings.first_day) if source.calendar else None
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _bar(source: Source) -> AbstractContextManager[Advance]:
+    """A source without days is small and read often: no bar."""
+    return progress.stage("capture changes") if source.calendar else nullcontext(lambda _amount: None)
 
 
 def ledger_day_open(lake: Lake, first_day: dt.date | None = None) -> dt.date:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -20,8 +20,8 @@ from psycopg import sql
 from stripe_platform.keyring import Keyring
 from stripe_platform.keys import OLTP_TABLES
 from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar
+from stripe_platform.oltp.copies import BY_TABLE as COPIES
 from stripe_platform.oltp.feed import DayLoad, count_day
-from stripe_platform.oltp.reference import seed_reference
 from stripe_platform.oltp.turns import Turn
 from stripe_platform.vault import new_keys, store_keys
 
@@ -34,6 +34,10 @@ _OF_EARLIER_DAYS = frozenset({"refunds", "disputes", "early_fraud_warnings", "fr
 _FREE = frozenset({"exchange_rates", "payment_intents", "charges", "charge_outcomes", "balance_transactions",
                    "fee_details"})
 _PARENTS = frozenset(t.name for t in OLTP_TABLES) - _FREE - _OF_EARLIER_DAYS
+
+
+# Brings rows of tables that are copies to the reference and back; returns when they stand in the OLTP.
+Reference = Callable[[Mapping[str, pa.Table]], None]
 
 
 class LoadError(RuntimeError):
@@ -60,24 +64,27 @@ class DayRows:
 
 def load_day(
     conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows],
-    turn: Turn | None = None,
+    turn: Turn | None = None, *, reference: Reference,
 ) -> DayLoad:
     """Write one business day and close it, or skip it when `digest` brought it before.
 
     `make` is called only when the day is missing. Refunds and disputes among the rows also update their charges.
     `turn`: its place among days that are loaded side by side; without one, it has the calendar to itself.
+    `reference`: called once, with the rows of tables that are copies (they are not written here), after the day before
+    is closed and before this one is: the copies' changes belong to this day. What it wrote stands if the day fails.
     """
     try:
-        return _load_day(conn, ring, digest, day, make, turn)
+        return _load_day(conn, ring, digest, day, make, turn, reference)
     except LoadError:
         # Another loader of the same source was faster: its rows are these rows, and they stand.
         if not is_loaded(conn, digest, day):
             raise
-        return _load_day(conn, ring, digest, day, make, turn)
+        return _load_day(conn, ring, digest, day, make, turn, reference)
 
 
 def _load_day(
     conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows], turn: Turn | None,
+    reference: Reference,
 ) -> DayLoad:
     # Its own transaction: a day that waits for an earlier one must not hold what that one needs to make partitions.
     with conn.transaction():
@@ -98,22 +105,27 @@ def _load_day(
                         "enable_mergejoin = off"):
             conn.execute(sql.SQL("set local ") + sql.SQL(setting))
         turn.wait_for_parents()
-        counts = seed_reference(conn)
         content = make()
         unknown = set(content.tables) - {t.name for t in OLTP_TABLES}
         if unknown:
             raise LoadError(f"day {day} brings rows of {min(unknown)}, which is no OLTP table")
         filled = [t.name for t in OLTP_TABLES if (rows := content.tables.get(t.name)) is not None and rows.num_rows]
-        if not _PARENTS.isdisjoint(filled):
+        counts = {name: content.tables[name].num_rows for name in filled}
+        copies = {name: content.tables[name] for name in filled if name in COPIES}
+        parents = not _PARENTS.isdisjoint(filled)
+        if parents:
             turn.wait_for_close()
+            reference(copies)
         else:
             turn.no_parents_here()
         for name in sorted(filled, key=_OF_EARLIER_DAYS.__contains__):  # stable: parents stay first
             if name in _OF_EARLIER_DAYS:
                 turn.wait_for_close()
-            _copy(conn, ring, name, content.tables[name], day)
-            counts[name] = counts.get(name, 0) + content.tables[name].num_rows
+            if name not in copies:
+                _copy(conn, ring, name, content.tables[name], day)
         turn.wait_for_close()
+        if not parents:
+            reference(copies)
         _follow_refunds(conn, content.tables.get("refunds"), day)
         _follow_disputes(conn, content.tables.get("disputes"), day)
         quarantine(conn, ring, digest, content.refused)
