@@ -46,7 +46,8 @@ def _definition(asset: dg.AssetKey, checks: Sequence[Check]) -> dg.AssetChecksDe
     )
     def evaluate(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckEvaluation | dg.AssetCheckResult]:
         resources = context.op_execution_context.resources
-        stores = Stores(resources.oltp, resources.warehouse, resources.mongo, resources.lake, resources.models)
+        stores = Stores(resources.oltp, resources.warehouse, resources.mongo, resources.lake, resources.models,
+                        resources.reference)
         for key, check in by_key.items():
             if key in context.selected_asset_check_keys:
                 yield from _evaluate(check, stores, _partitions(context, check), context.run.run_id)

@@ -8,11 +8,12 @@ import asset_checks
 from stripe_platform import keys
 
 SCORES = dg.AssetSelection.assets(keys.key("oltp", "fraud_assessments"))
+SOURCES = dg.AssetSelection.groups("reference", "oltp") - SCORES
 MOVED = dg.AssetSelection.groups("cdc", "raw", "snapshots")
 SERVED = dg.AssetSelection.groups("staging", "marts", "documents", "features")
 
 INGEST = dg.define_asset_job(
-    "ingest", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED,
+    "ingest", SOURCES | MOVED,
     description="Bring a day into the OLTP (local) or observe it (production), close it, capture it, land it in raw.",
 )
 TRANSFORM = dg.define_asset_job(
@@ -29,7 +30,7 @@ ARRIVALS = dg.define_asset_job(
     description="Carry newly captured batches of the open ledger day into raw and the marts they touch.",
 )
 NIGHTLY = dg.define_asset_job(
-    "nightly", (dg.AssetSelection.groups("oltp") - SCORES) | MOVED | SERVED,
+    "nightly", SOURCES | MOVED | SERVED,
     description="Close yesterday and carry it through every layer.",
 )
 CHECKS = [dg.AssetCheckKey(check.asset, check.name) for check in asset_checks.declared()]
@@ -55,5 +56,6 @@ SCHEDULES = [close_day]
 
 def sensors() -> list[dg.SensorDefinition]:
     from stripe_platform.cdc.sensors import build_sensor
+    from stripe_platform.reference.sync import follow
 
-    return [build_sensor(ARRIVALS)]
+    return [build_sensor(ARRIVALS, before=follow)]

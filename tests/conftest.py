@@ -124,9 +124,9 @@ def reference_template(servers: Servers) -> str:
 
 
 @pytest.fixture
-def reference(servers: Servers, oltp: Settings, reference_template: str,
+def both(servers: Servers, oltp: Settings, reference_template: str,
               monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """A fresh reference database beside the fresh OLTP; its slot is made when it is first used."""
+    """Settings of a fresh OLTP with a fresh reference database beside it; the reference's slot is made at first use."""
     name = f"reference_{secrets.token_hex(6)}"
     _create(servers, "oltp", name, "reference_owner", template=reference_template,
             users=("reference_app", "payments_cdc"))

@@ -102,13 +102,13 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     """
     lake = lake or source.lake(settings)
     begun = time.monotonic()
-    with writer_lock(settings, wait_seconds, source):
-        epoch = ensure_slot(settings, lake, source)
+    with writer_lock(settings, wait_seconds, source), replication(settings, source) as connection:
+        epoch = ensure_slot(settings, lake, source, connection=connection)
         clear_leftovers(lake)
         deadline = begun + budget_seconds if budget_seconds else None
         drain = _Drain(settings, lake, epoch, until, deadline, source)
         if until is None or drain.last_closed is None or drain.last_closed < until:
-            with _bar(source) as advance, replication(settings, source) as connection:
+            with _bar(source) as advance:
                 state = inspect(connection, drain.slot)
                 refuse_a_foreign_slot(epoch, state, drain.durable_lsn)
                 if state.timeline != epoch.timeline:  # a standby was promoted, and the slot with it

@@ -127,10 +127,15 @@ def _apply(conn: psycopg.Connection, lake: Lake, batch: Manifest, known: Positio
     changed: dict[str, int] = {}
     for each in COPIES:  # parents first, final values: what a whole transaction left is sound
         if each.origin in changes:
-            rows = fold.collapse(sort_by_key(changes[each.origin], REFERENCE.tables[each.origin]),
-                                 REFERENCE.tables[each.origin])
+            key = REFERENCE.tables[each.origin]
+            rows = fold.collapse(sort_by_key(changes[each.origin], key), key)
             gone = pc.equal(rows["_op"], "d")
-            count = _remove(conn, each, rows.filter(gone)) + _write(conn, each, rows.filter(pc.invert(gone)))
+            try:
+                count = _remove(conn, each, rows.filter(gone)) + _write(conn, each, rows.filter(pc.invert(gone)))
+            except psycopg.errors.IntegrityError as error:  # the server's text shows the row: only the rule travels on
+                rule = error.diag.constraint_name or error.diag.column_name or type(error).__name__
+                raise CopyError(f"batch {batch.seq} of the reference breaks the rule {rule} of oltp.{each.table}: take"
+                                " the rule away there, or add it to the reference before such rows") from None
             if count:
                 changed[each.table] = count
     epoch, lsn, ordinal = max((max(_fences(part)) for part in changes.values()),

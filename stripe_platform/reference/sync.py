@@ -11,12 +11,14 @@ import time
 from dataclasses import dataclass, field
 
 from resources.lake import Lake, open_lake
-from stripe_platform.cdc.capture import capture
+from stripe_platform.cdc.capture import CaptureBusyError, capture
 from stripe_platform.cdc.slot import ensure_slot
 from stripe_platform.reference.copies import copy
 from stripe_platform.reference.database import REFERENCE, connect
 from stripe_platform.reference.fill import fill, seed
 from stripe_platform.settings import Settings
+
+TICK_SECONDS = 10.0  # of a sensor's tick
 
 
 @dataclass
@@ -50,3 +52,12 @@ def prepare(settings: Settings) -> SyncReport:
         fill(conn, settings)
         seed(conn)
     return sync(settings)
+
+
+def follow(settings: Settings) -> str:
+    """For a sensor's tick: bring the copies up without waiting for others; what was done."""
+    try:
+        report = sync(settings, wait_seconds=0.0, budget_seconds=TICK_SECONDS)
+    except CaptureBusyError:
+        return "the reference is being copied"
+    return f"copied {sum(report.copied.values())} reference rows"

@@ -22,6 +22,11 @@ ROWS = 5_000  # in one statement
 Row = Mapping[str, Any]
 _KEYS = {t.name: t.key for t in REFERENCE_TABLES}
 _FIXED = frozenset({"token"})  # given once
+_UPDATE = ("update {table} t set {sets} from json_populate_recordset(null::{table}, %s::json) r"
+           " where {same} and ({old}) is distinct from ({new})")
+_INSERT = ("insert into {table} as t ({names}) select {names} from json_populate_recordset(null::{table}, %s::json) r"
+           " where not exists (select from {table} t where {same}) on conflict ({key}) ")
+_MEANWHILE = "do update set {sets} where ({old}) is distinct from ({new})"
 
 
 class ReferenceRefusedError(ValueError):
@@ -147,20 +152,23 @@ def _put(conn: psycopg.Connection, table: str, rows: Iterable[Row], keep: bool =
 
 
 def _upsert(conn: psycopg.Connection, table: str, columns: Sequence[str], rows: Sequence[Row], keep: bool) -> int:
+    """Change the rows that stand, then insert the others: a row that names some columns only is no whole row."""
     key = _KEYS[table]
-    changing = [name for name in columns if name not in key and name not in _FIXED]
-    names = {"table": sql.Identifier(SCHEMA, table), "columns": _list(columns), "key": _list(key)}
-    if changing and not keep:
-        action = sql.SQL("do update set {} where ({}) is distinct from ({})").format(
-            sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in changing),
-            _list(changing, "t"), _list(changing, "excluded"))
-    else:
-        action = sql.Composed([sql.SQL("do nothing")])
     newest = {tuple(str(row[name]) for name in key): row for row in rows}  # one statement meets a key once
-    statement = sql.SQL(
-        "insert into {table} as t ({columns}) select {columns} from json_populate_recordset(null::{table}, %s::json)"
-        " on conflict ({key}) ").format(**names) + action
-    return conn.execute(statement, [json.dumps(list(newest.values()), default=str)]).rowcount
+    given = json.dumps(list(newest.values()), default=str)
+    changing = [] if keep else [name for name in columns if name not in key and name not in _FIXED]
+    parts = {
+        "table": sql.Identifier(SCHEMA, table), "names": _list(columns), "key": _list(key), "old": _list(changing, "t"),
+        "same": sql.SQL(" and ").join(sql.SQL("t.{0} = r.{0}").format(sql.Identifier(name)) for name in key),
+    }
+    if not changing:
+        return conn.execute(sql.SQL(_INSERT + "do nothing").format(**parts), [given]).rowcount
+    written = 0
+    for text, new in ((_UPDATE, "r"), (_INSERT + _MEANWHILE, "excluded")):
+        sets = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier(new, name)) for name in changing]
+        statement = sql.SQL(text).format(sets=sql.SQL(", ").join(sets), new=_list(changing, new), **parts)
+        written += conn.execute(statement, [given]).rowcount
+    return written
 
 
 def _list(names: Iterable[str], relation: str | None = None) -> sql.Composed:

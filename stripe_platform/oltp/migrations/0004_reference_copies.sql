@@ -3,6 +3,7 @@
 -- deleted there stays here as `deleted`, because others name it.
 alter table oltp.currencies add column deleted boolean not null default false;
 alter table oltp.countries add column deleted boolean not null default false;
+alter table oltp.accounts alter column created drop not null;  -- of a merchant that left, nothing but the id may be known
 comment on table oltp.currencies is 'Copy of reference.currencies';
 comment on table oltp.countries is 'Copy of reference.countries';
 comment on table oltp.exchange_rates is 'Copy of reference.exchange_rates';
