@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["passed", "failed", "not_evaluated"]
 Profile = Callable[[Stores, Sequence[dt.date]], "pd.DataFrame"]
+Together = Callable[[Stores, Sequence[str]], "pd.DataFrame"]
 PARTITION, ROWS = "partition", "rows_scanned"
 
 
@@ -28,6 +30,7 @@ class Check:
 
     `floors` is the least work each partition must show, column -> minimum: below it the check could not evaluate.
     A day that may be empty by nature leaves `rows_scanned` out and names another witness (files, columns read).
+    `together`: profiles many small tables at once, one row per table; such checks share a step.
     """
 
     asset: dg.AssetKey
@@ -38,6 +41,7 @@ class Check:
     floors: Mapping[str, int] = field(default_factory=lambda: {ROWS: 1})
     blocking: bool = True
     partitioned: bool = True
+    together: Together | None = None
 
     def __post_init__(self) -> None:
         label = f"{self.asset.to_user_string()}:{self.name}"
@@ -66,6 +70,16 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return self.outcome == "passed"
+
+
+def judge_together(checks: Sequence[Check], stores: Stores) -> list[Verdict]:
+    """One verdict per check, in order, from one profile: all of them are of one kind, each of another table."""
+    first, tables = checks[0], [check.asset.path[-1] for check in checks]
+    together = first.together
+    if together is None or any(check.together is not together for check in checks):
+        raise ValueError(f"check {first.name} of {tables} is not judged together")
+    found = judge(dataclasses.replace(first, profile=lambda s, _days: together(s, tables)), stores, tables)
+    return [dataclasses.replace(verdict, partition=WHOLE) for verdict in found]
 
 
 def judge(check: Check, stores: Stores, partitions: Sequence[str]) -> list[Verdict]:

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,11 @@ reference_app = typer.Typer(no_args_is_help=True, help="The reference database a
 app.add_typer(reference_app, name="reference")
 ha_app = typer.Typer(no_args_is_help=True, help="High availability: the failover drill.")
 app.add_typer(ha_app, name="ha")
+
+serve_app = typer.Typer(no_args_is_help=True, help="Long-running servers: api, webhooks.")
+app.add_typer(serve_app, name="serve")
+key_app = typer.Typer(no_args_is_help=True, help="Keys of merchants' programs: create, list, revoke.")
+app.add_typer(key_app, name="api-key")
 
 MAX_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
@@ -248,6 +253,135 @@ def simulate(
     else:
         title = f"Day {loaded.day}" + (", closed before: nothing was written" if loaded.skipped else "")
         show(title, [{"table": name, "rows": rows} for name, rows in loaded.rows.items()])
+
+
+@app.command("ingest")
+def ingest_command(
+    sources: Annotated[list[str] | None, typer.Argument(help="JSON or JSONL, packed or not; - reads stdin.")] = None,
+    api: Annotated[bool, typer.Option("--api", help="Fetch the live account through Stripe's API.")] = False,
+    account: Annotated[str | None, typer.Option(help="Connected account these objects belong to.")] = None,
+    drift: Annotated[bool, typer.Option("--drift", help="Show what came that we do not model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take Stripe's events, objects and exports in: landed sealed, then normalised. Safe to kill and to repeat.
+
+    Examples: stripe-platform ingest events.jsonl.gz · stripe listen --print-json | stripe-platform ingest - ·
+    stripe-platform ingest --api
+    """
+    from stripe_platform import progress
+    from stripe_platform.ingest.stripe import command
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    settings = load_settings()
+    report: dict[str, Any] = {}
+    if sources or api or not drift:
+        with progress.enabled():
+            report = command.ingest(settings, sources or [], api=api, account=account)
+    if drift:
+        report["drift"] = command.drift(settings)
+    if as_json:
+        emit(report)
+    else:
+        _show_ingest(report, show)
+    if report.get("lost"):
+        raise typer.Exit(1)
+
+
+def _show_ingest(report: dict[str, Any], show: Any) -> None:
+    if "kinds" in report:
+        kinds = sorted(report["kinds"].values(), key=lambda row: (row["share"] is None, -row["received"], row["kind"]))
+        rows = [{**row, "share": "" if row["share"] is None else f"{row['share']:.1%}"} for row in kinds]
+        share = report["normalised_share"]
+        note = ", ".join([
+            f"{report['received']:,} received", f"{report['normalised']:,} normalised",
+            f"{report['quarantined']:,} in quarantine", f"{report['unmodelled']:,} of kinds we only keep",
+            f"{report['lost']:,} lost", *([] if share is None else [f"share {share:.2%}"])])  # fmt: skip
+        show("Received", rows[:MAX_SHOWN], note=f"{note}{'' if len(rows) <= MAX_SHOWN else '; all kinds: --json'}")
+    if report.get("skipped"):
+        show("Not for this key", [{"kind": k, "answer": v} for k, v in report["skipped"].items()])
+    if "drift" in report:
+        show("Drift", report["drift"][:MAX_SHOWN], note=_more(report["drift"]))
+
+
+@serve_app.command("api")
+def serve_api(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes.")] = 1,
+) -> None:
+    """Serve /v1 to merchants' programs, Stripe's SDKs among them, and send their webhooks. Stop with Ctrl-C.
+
+    Example: stripe-platform serve api --port 8000 --workers 2
+    """
+    from stripe_platform.api import server
+
+    server.serve(host, port, workers)
+
+
+@key_app.command("create")
+def key_create(
+    account: Annotated[str, typer.Option(help="The merchant's account id.")],
+    scope: Annotated[list[str], typer.Option(help="RESOURCE:read or RESOURCE:write, * for all; may repeat.")],
+    expires: Annotated[dt.date | None, typer.Option(parser=day, metavar="YYYY-MM-DD", help="Last day, UTC.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show its secret, this once. Example: api-key create --account acct_... --scope '*:write'"""
+    import psycopg
+
+    from stripe_platform.keyring import open_keyring
+    from stripe_platform.oltp.api_keys import create_key
+    from stripe_platform.settings import load_settings
+
+    settings = load_settings()
+    ends = dt.datetime.combine(expires, dt.time.max, dt.UTC) if expires else None
+    with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+        made, secret = create_key(conn, open_keyring(settings), account_id=account, scopes=scope, expires_at=ends)
+    if as_json:
+        emit({"id": made, "secret": secret})
+    else:
+        typer.echo(f"{made}\n{secret}\nKeep the secret: it is not shown again.")
+
+
+@key_app.command("list")
+def key_list(
+    account: Annotated[str | None, typer.Option(help="Only this merchant's.")] = None, as_json: Json = False,
+) -> None:
+    """Show keys without their secrets. Example: api-key list"""
+    import psycopg
+
+    from stripe_platform.oltp.api_keys import list_keys
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    with psycopg.connect(load_settings().need("oltp_dsn")) as conn:
+        rows = list_keys(conn, account)
+    emit(rows) if as_json else show("Keys", [{**row, "scopes": " ".join(row["scopes"])} for row in rows])
+
+
+@key_app.command("revoke")
+def key_revoke(key: Annotated[str, typer.Argument(help="The key's id, key_...")]) -> None:
+    """A key opens nothing from here on. Example: api-key revoke key_..."""
+    import psycopg
+
+    from stripe_platform.oltp.api_keys import revoke_key
+    from stripe_platform.settings import load_settings
+
+    with psycopg.connect(load_settings().need("oltp_dsn"), autocommit=True) as conn:
+        revoke_key(conn, key)
+    typer.echo(f"{key} is revoked")
+
+
+@serve_app.command("webhooks")
+def serve_webhooks(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8081,
+    host: Annotated[str, typer.Option(help="Address to listen on; a proxy in front ends TLS.")] = "127.0.0.1",
+) -> None:
+    """Listen for Stripe's webhooks at /webhooks/stripe; signatures are verified. Stop with Ctrl-C."""
+    from stripe_platform.api import webhooks
+    from stripe_platform.settings import load_settings
+
+    webhooks.serve(load_settings(), host, port)
 
 
 @cdc_app.command("capture")

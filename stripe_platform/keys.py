@@ -55,6 +55,8 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
     ("value_list_items", ("id",), "mutable", "Entries of block and allow lists"),
     ("payouts", ("id",), "mutable", "Money sent to a merchant's bank"),
     ("payout_balance_transactions", ("balance_transaction_id",), "mutable", "Which payout paid a movement out"),
+    ("payout_schedules", ("account_id", "currency"), "mutable", "When a merchant is paid out by itself"),
+    ("bank_statement_lines", ("id",), "mutable", "What the platform's banks booked, and which payout it was"),
     ("transfers", ("id",), "mutable", "Money moved between merchants"),
     ("transfer_reversals", ("id",), "mutable", "Transfers taken back"),
     ("application_fees", ("id",), "mutable", "What a platform keeps of a charge"),
@@ -71,9 +73,15 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
     ("promotion_codes", ("id",), "mutable", "Codes that give a coupon"),
     ("subscriptions", ("id",), "mutable", "Standing orders of a payer"),
     ("subscription_items", ("id",), "mutable", "Prices and quantities of a subscription, with their period"),
+    ("subscription_billing", ("subscription_id",), "mutable", "Subscriptions that we bill, and when the next step is due"),
+    ("subscription_tax_rates", ("subscription_id", "position"), "mutable", "Taxes on a subscription's invoices"),
+    ("subscription_cycles", ("subscription_id", "period_start"), "growing", "Which invoice billed a period: at most one"),
+    ("dunning_policies", ("id",), "reference", "What becomes of a subscription that is not paid"),
+    ("dunning_steps", ("policy_id", "attempt"), "reference", "When a failed payment is tried again"),
     ("invoices", ("id",), "mutable", "Bills"),
     ("invoice_items", ("id",), "mutable", "What waits for the next bill"),
     ("invoice_lines", ("id",), "mutable", "Lines of bills with their service period"),
+    ("invoice_line_discounts", ("invoice_line_id", "discount_id"), "mutable", "What a discount took off a line"),
     ("invoice_payments", ("id",), "mutable", "Which payments paid which bills"),
     ("tax_rates", ("id",), "mutable", "Tax rates"),
     ("invoice_taxes", ("invoice_id", "position"), "mutable", "Taxes of a bill"),
@@ -88,6 +96,13 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
      "Attempts to deliver events"),
     ("idempotency_keys", ("account_id", "key"), "growing", "Requests that may come twice and act once"),
     ("status_history", ("object_id", "position"), "growing", "Every change of a status"),
+    ("ledger_account_kinds", ("kind",), "reference", "Kinds of ledger accounts with their normal side"),
+    ("ledger_accounts", ("id",), "mutable", "Accounts of the ledger: merchants' and the platform's"),
+    ("ledger_reversals", ("entry_id",), "growing", "Which entry undid which"),
+    ("ledger_balances", ("ledger_account_id", "day"), "growing", "Balances at the end of closed days"),
+    ("ledger_seals", ("sequence",), "growing", "Hash chain over the closed journal"),
+    ("posting_rules", ("category", "kind"), "reference", "What each category of movement books"),
+    ("fee_policies", ("kind", "currency", "country"), "reference", "What charges and disputes cost"),
 )
 # In the order in which they are loaded: parents first.
 _DATED: tuple[Table, ...] = (
@@ -108,6 +123,8 @@ _DATED: tuple[Table, ...] = (
           owner=RISK),
     Table("balance_transactions", ("id",), "growing", "Every movement of a merchant's balance: money truth"),
     Table("fee_details", ("balance_transaction_id", "position"), "growing", "What a movement's fee is made of"),
+    Table("ledger_entries", ("id",), "growing", "Double-entry journal: what was booked, never changed"),
+    Table("ledger_postings", ("entry_id", "position"), "growing", "Debits and credits of entries, by currency"),
 )
 OLTP_TABLES = (*_DATED, *(Table(*row, dated=False) for row in _UNDATED))
 TABLES = {t.name: t for t in OLTP_TABLES}

@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     reference_publication: str = "stripe_platform_reference"
     first_day: dt.date = FIRST_DAY  # first daily partition of this deployment
 
+    stripe_api_key: SecretStr | None = None  # live backfill; read rights suffice
+    stripe_api_base: str | None = None  # default: Stripe's own address
+    stripe_webhook_secret: SecretStr | None = None  # several, with spaces or commas between them, while one is rotated
+
+    api_rate: float = 1000.0  # requests a second per key and process
+
     snowflake_account: str | None = None
     snowflake_user: str | None = None
     snowflake_private_key_path: Path | None = None

@@ -7,7 +7,7 @@ algorithm, key id, table, column, primary key and subject, each with its length:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -19,6 +19,7 @@ from stripe_platform.keyring import ID_BYTES, KEY_BYTES, NONCE_BYTES, Keyring, a
 VERSION, AES_256_GCM = 1, 1
 _HEAD = bytes((VERSION, AES_256_GCM))
 _BODY = len(_HEAD) + ID_BYTES + NONCE_BYTES
+_ONE_MAKER = 7_220_003  # advisory lock: two makers of one subject's key would leave it two keys
 
 
 class VaultError(RuntimeError):
@@ -61,6 +62,29 @@ def store_keys(conn: psycopg.Connection, ring: Keyring, keys: Sequence[SubjectKe
             copy.write_row((key.id, key.subject, ring.wrap(key.key, key.id, key.subject)))
 
 
+def subject_keys(conn: psycopg.Connection, ring: Keyring, subjects: Collection[str]) -> dict[str, SubjectKey]:
+    """The key of each subject, made where it has none; one key per subject, however many write at once.
+
+    Call it inside the transaction that writes their values: new keys commit with it.
+    """
+    keys = _find_keys(conn, ring, subjects)
+    if len(keys) < len(set(subjects)):
+        conn.execute("select pg_advisory_xact_lock(%s)", [_ONE_MAKER])
+        keys.update(_find_keys(conn, ring, set(subjects) - keys.keys()))
+        fresh = new_keys(sorted(set(subjects) - keys.keys()))
+        store_keys(conn, ring, fresh)
+        keys.update({key.subject: key for key in fresh})
+    return keys
+
+
+def _find_keys(conn: psycopg.Connection, ring: Keyring, subjects: Collection[str]) -> dict[str, SubjectKey]:
+    rows = conn.execute(
+        "select distinct on (subject) subject, id, wrapped from vault.subject_keys where subject = any(%s)"
+        " order by subject, created, id", [list(subjects)])
+    return {subject: SubjectKey(subject, bytes(key_id), ring.unwrap(bytes(wrapped), bytes(key_id), subject))
+            for subject, key_id, wrapped in rows}  # fmt: skip
+
+
 def open_value(
     conn: psycopg.Connection, ring: Keyring, envelope: bytes, table: str, column: str, primary_key: str, subject: str
 ) -> bytes:
@@ -76,6 +100,38 @@ def open_value(
     nonce = envelope[2 + ID_BYTES : _BODY]
     try:
         return AESGCM(key).decrypt(nonce, envelope[_BODY:], _place(key_id, table, column, primary_key, subject))
+    except InvalidTag:
+        raise VaultError(f"{where} does not open: it was altered, or moved from another field or row") from None
+
+
+def open_values(
+    conn: psycopg.Connection, ring: Keyring, sealed: Sequence[tuple[bytes, str, str, str]]
+) -> list[bytes | None]:
+    """The clear values of many fields (envelope, table, column, primary key) in one query; None where erased.
+
+    Each opens under the subject its key was made for: a value moved to another row or column does not open.
+    """
+    ids = {bytes(envelope[2 : 2 + ID_BYTES]) for envelope, *_ in sealed}
+    if not ids:
+        return []
+    rows = conn.execute("select id, subject, wrapped from vault.subject_keys where id = any(%s)", [list(ids)])
+    keys = {bytes(i): (s, ring.unwrap(bytes(w), bytes(i), s)) for i, s, w in rows}
+    return [_open(keys, *one) for one in sealed]
+
+
+def _open(
+    keys: dict[bytes, tuple[str, bytes]], envelope: bytes, table: str, column: str, primary_key: str
+) -> bytes | None:
+    where = f"{table}.{column} of {primary_key}"
+    if len(envelope) < _BODY + 16 or envelope[:2] != _HEAD:
+        raise VaultError(f"{where} is no envelope of version {VERSION}: was it written past the vault?")
+    key_id = bytes(envelope[2 : 2 + ID_BYTES])
+    if key_id not in keys:
+        return None
+    subject, key = keys[key_id]
+    place = _place(key_id, table, column, primary_key, subject)
+    try:
+        return AESGCM(key).decrypt(envelope[2 + ID_BYTES : _BODY], envelope[_BODY:], place)
     except InvalidTag:
         raise VaultError(f"{where} does not open: it was altered, or moved from another field or row") from None
 

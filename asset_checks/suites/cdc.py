@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asset_checks.judge import ROWS, Check
+from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.manifest import Chain, ChainError
-from stripe_platform.keys import OLTP_TABLES, key
+from stripe_platform.keys import OLTP_TABLES, UNDATED, key
 from stripe_platform.settings import load_settings
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ def _daily(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     return frame({day.isoformat(): row for day, row in counts.items()})
 
 
+def _alone(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    return _undated(stores, [table]).assign(**{PARTITION: WHOLE})
+
+
 def _daily_counts(lake: Lake, manifest: Daily, batches: Sequence[BatchFile]) -> dict[str, int]:
     """Counts of one daily file, against its manifest and the batch files of its day."""
     import pyarrow as pa
@@ -124,6 +128,20 @@ def _contents(
     return sums
 
 
+def _undated(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
+    """Tables without days of their own: all their daily files together. The witness is the chain that was read."""
+    lake, first_day = stores.lake(), load_settings().first_day
+    chain = Chain.load(lake)
+    counts = {}
+    for table in tables:
+        days = chain.days_of(table, first_day)
+        found = _daily(table, stores, days) if days else None
+        sums = dict.fromkeys((*DAILY_COUNTS, "other_contents", "left_open"), 0) if found is None else {
+            name: int(found[name].sum()) for name in found.columns if name != PARTITION}
+        counts[table] = {**sums, "days": len(days), "batches_read": len(chain.manifests)}
+    return frame(counts)
+
+
 CHECKS = [
     Check(
         key("cdc", "batches"), "chain_is_unbroken",
@@ -137,4 +155,11 @@ CHECKS = [
         partial(_daily, table.name),
         (equal(ROWS, "manifest_rows"), equal("manifest_rows", "batch_rows"), *none_of(*DAILY_RULES)),
         {"files": 1, "columns_read": 1}) for table in OLTP_TABLES if table.dated),
+    *(Check(
+        key("cdc", name), "files_hold_their_batches",
+        "Every daily file is the one its manifest names and has every row of its batches.",
+        partial(_alone, name),
+        (equal(ROWS, "manifest_rows"), equal("manifest_rows", "batch_rows"), equal("files", "days"),
+         *none_of(*DAILY_RULES)),
+        {"batches_read": 1}, partitioned=False, together=_undated) for name in UNDATED),
 ]

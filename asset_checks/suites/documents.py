@@ -13,8 +13,8 @@ from asset_checks.judge import ROWS, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
-from stripe_platform.cdc.daily import change_files
 from stripe_platform.cards import holds_card_number
+from stripe_platform.cdc.daily import change_files
 from stripe_platform.documents.schemas import DATA, LOADS
 from stripe_platform.keys import key
 from stripe_platform.settings import load_settings

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from asset_checks.judge import ROWS, Check
+from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.keys import OLTP_TABLES, key
+from stripe_platform.keys import OLTP_TABLES, UNDATED, key
 from stripe_platform.warehouse.raw import columns_of
 
 if TYPE_CHECKING:
@@ -186,12 +186,46 @@ def _folded(stores: Stores, table: str, applied: Sequence[dt.date]) -> pa.Table:
     return fold.collapse(sort_by_key(newest, key_columns), key_columns)
 
 
+def _undated(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
+    """Tables without days of their own: all ledger days together. The witness is the raw table's columns."""
+    counts = {}
+    with stores.warehouse() as connection:
+        columns = dict(connection.execute(
+            "select table_name, count(*) from information_schema.columns where table_schema = 'raw' group by 1"))
+        applied: dict[str, list[dt.date]] = {name: [] for name in tables}
+        if columns:
+            for name, day in connection.execute(
+                    "select table_name, day from raw._applied where table_name = any(%s) order by 2", [list(tables)]):
+                applied[name].append(day)
+        for name in tables:
+            if name in columns and not applied[name]:
+                rows = connection.execute(
+                    sql.SQL("select count(*) from {}").format(sql.Identifier("raw", name))).fetchone()
+                counts[name] = {ROWS: rows[0] if rows else 0, "keys_in_the_log": 0, "days_altered": 0, "null_keys": 0}
+    for name in tables:
+        if applied[name]:
+            found = _profile(name, stores, applied[name])
+            counts[name] = {column: int(found[column].sum()) for column in found.columns if column != PARTITION}
+        counts.setdefault(name, {ROWS: 0, "keys_in_the_log": 0, "days_altered": 0, "null_keys": 0})
+        counts[name]["columns_read"] = int(columns.get(name, 0))
+    return frame(counts)
+
+
+def _alone(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    return _undated(stores, [table]).assign(**{PARTITION: WHOLE})
+
+
 CHECKS = [
-    Check(
+    *(Check(
+        key("raw", name), "rows_are_the_logs",
+        "Each key of the change log stands once, with every value of its newest change.",
+        partial(_alone, name), (equal(ROWS, "keys_in_the_log"), *none_of("days_altered", "null_keys")),
+        {"columns_read": 1}, partitioned=False, together=_undated) for name in UNDATED),
+    *(Check(
         key("raw", table.name), "rows_are_the_logs",
         "Each key of the change log stands once, with every value of its newest change; values are in their range.",
         partial(_profile, table.name),
         (equal(ROWS, "keys_in_the_log"), *none_of("days_altered", *_violations(table.name))),
         {"days_applied": 1})  # a day may change nothing in a table: the witness is the applied day
-    for table in OLTP_TABLES if table.dated
+      for table in OLTP_TABLES if table.dated),
 ]

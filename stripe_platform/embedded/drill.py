@@ -91,8 +91,7 @@ class _Run:
     def fail_over(self) -> None:
         """kill -9 of the primary; the standby is promoted when it was silent long enough."""
         first, second = self.pair.first, self.pair.second
-        killed = time.monotonic()
-        standby.kill(first)
+        killed = standby.kill(first)
         _wait_for_silence(first)
         silent = time.monotonic()
         standby.promote(second)
@@ -187,7 +186,7 @@ def _load(pair: Pair, payers: list[Payer]) -> Iterator[Load]:
     try:
         yield load
     finally:
-        load.stop()
+        load.stop(0)
 
 
 @contextmanager
@@ -221,8 +220,10 @@ def _capture_on(settings: Settings, stop: Event, parent: int) -> None:
 def _wait_for_silence(member: Member) -> None:
     """What a failover manager does: a primary is given up when it left several probes in a row unanswered."""
     silent = 0
-    while silent < PROBES:
+    while True:
         silent = 0 if standby.answers(member) else silent + 1
+        if silent == PROBES:
+            return
         time.sleep(PROBE_SECONDS)
 
 

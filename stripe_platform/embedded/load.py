@@ -56,6 +56,7 @@ class Load:
             context.Process(target=_client, args=(dsn, payer, str(file), self._stop, os.getpid()), daemon=True)
             for payer, file in zip(payers, self._files, strict=True)
         ]
+        self._stuck = 0
         for file in self._files:
             file.touch(mode=0o600)
         for client in self._clients:
@@ -73,14 +74,19 @@ class Load:
         """Payments that were cut off before their answer: each may be there or not."""
         return sum(line.startswith(DOUBT) for line in self._lines())
 
-    def stop(self) -> None:
-        """End the clients behind their current payment."""
+    def stop(self, patience: float = 60.0) -> None:
+        """End the clients behind their current payment; one that does not end in time is killed and an error."""
         self._stop.set()
+        limit = time.monotonic() + patience
         for client in self._clients:
-            client.join(10)
+            client.join(max(0.0, limit - time.monotonic()))
             if client.is_alive():
                 client.kill()
                 client.join()
+                self._stuck += 1
+        if self._stuck and patience:
+            raise ServerError(f"{self._stuck} clients of the load did not end within {patience:.0f} s: a commit hangs,"
+                              " see the servers' logs")
 
     def _lines(self) -> list[str]:
         return [line for file in self._files for line in file.read_text().splitlines(keepends=True)

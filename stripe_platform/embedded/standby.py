@@ -25,7 +25,7 @@ from stripe_platform.embedded.postgres import Cluster
 ROLE = "payments_standby"  # REPLICATION, nothing else
 CONFIG = "replication.conf"
 SIGNAL = "standby.signal"
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0  # a busy machine is slow, not wrong
 # Equal on every member, so that a change of roles needs no restart of the one that is promoted.
 BOTH = {
     "hot_standby": "on", "hot_standby_feedback": "on", "sync_replication_slots": "on",
@@ -118,16 +118,18 @@ def promote(standby: Member, seconds: float = WAIT_SECONDS) -> None:
                    seconds, every=0.005)
 
 
-def kill(member: Member) -> None:
-    """kill -9 of the postmaster and all its children; returns when none is left."""
+def kill(member: Member) -> float:
+    """kill -9 of the postmaster and all its children; returns when none is left, with the time of the first signal."""
     running = processes.working_in(member.cluster.data, postgres.PROGRAM)
     first = member.cluster.find()
+    begun = time.monotonic()
     for process in sorted(running, key=lambda found: first is None or found.pid != first.pid):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     while left := processes.working_in(member.cluster.data, postgres.PROGRAM):
         for process in left:
             process.stop(1, signal.SIGKILL)
+    return begun
 
 
 def answers(member: Member) -> bool:
@@ -149,14 +151,18 @@ def wait_in_sync(primary: Member, standby: Member, seconds: float = WAIT_SECONDS
 
 
 def wait_for_slot(primary: Member, standby: Member, slot: str, seconds: float = WAIT_SECONDS) -> None:
-    """Wait until the standby holds a usable copy of a logical slot, so that a promotion keeps it."""
+    """Wait until the standby holds a usable copy of a logical slot, so that a promotion keeps it.
+
+    The slot's reader must be at work: a copy is usable when the slot has moved past where the standby began.
+    """
     def copied() -> bool:
-        _one(leading, "select pg_log_standby_snapshot()::text")  # the copy waits for one; an idle primary writes none
+        _one(leading, "select pg_log_standby_snapshot()::text")  # the slot moves over one; an idle primary writes none
+        _one(following, "select pg_reload_conf()")  # wakes the worker, whose naps grow to 30 s while it cannot copy
         return _one(following, "select count(*) = 1 from pg_replication_slots where slot_name = %s and synced"
                                " and not temporary and invalidation_reason is null", slot)
 
     with primary.connect() as leading, standby.connect() as following:
-        wait_until(copied, f"slot {slot} was not copied to {standby.name}", seconds, every=0.1)
+        wait_until(copied, f"slot {slot} was not copied to {standby.name}", seconds, every=0.2)
 
 
 def shutdown_position(member: Member) -> str:

@@ -19,9 +19,11 @@ from psycopg import sql
 
 from stripe_platform.keyring import Keyring
 from stripe_platform.keys import OLTP_TABLES
+from stripe_platform.oltp import changes
 from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar
 from stripe_platform.oltp.copies import BY_TABLE as COPIES
 from stripe_platform.oltp.feed import DayLoad, count_day
+from stripe_platform.oltp.reference import seed_books
 from stripe_platform.oltp.turns import Turn
 from stripe_platform.vault import new_keys, store_keys
 
@@ -30,7 +32,10 @@ SEALED = {"customers": {"name": "name_ciphertext", "email": "email_ciphertext"}}
 
 
 # Rows of these name what earlier days brought; rows of all but the free ones may be named by later days.
-_OF_EARLIER_DAYS = frozenset({"refunds", "disputes", "early_fraud_warnings", "fraud_assessments"})
+_OF_EARLIER_DAYS = frozenset({
+    "refunds", "disputes", "early_fraud_warnings", "fraud_assessments", "reviews", "payouts", "subscriptions",
+    "subscription_items", "invoices", "invoice_lines", "invoice_payments", "invoice_taxes", "payment_intent_details",
+})  # fmt: skip
 _FREE = frozenset({"exchange_rates", "payment_intents", "charges", "charge_outcomes", "balance_transactions",
                    "fee_details"})
 _PARENTS = frozenset(t.name for t in OLTP_TABLES) - _FREE - _OF_EARLIER_DAYS
@@ -56,10 +61,16 @@ class BadRecord:
 
 @dataclass
 class DayRows:
-    """A day's new rows: one Arrow table per OLTP table, named as its columns, and the records refused."""
+    """A day's new rows: one Arrow table per OLTP table, named as its columns, and the records refused.
+
+    `later`: rows of the same tables that name what earlier days brought (a charge that retries an older intent).
+    `updates`: what changed of rows that stand, by table: `id`, the instant `at`, and the columns that got a new value.
+    """
 
     tables: dict[str, pa.Table] = field(default_factory=dict)
     refused: list[BadRecord] = field(default_factory=list)
+    later: dict[str, pa.Table] = field(default_factory=dict)
+    updates: dict[str, pa.Table] = field(default_factory=dict)
 
 
 def load_day(
@@ -75,7 +86,7 @@ def load_day(
     """
     try:
         return _load_day(conn, ring, digest, day, make, turn, reference)
-    except LoadError:
+    except (LoadError, changes.ChangeError):
         # Another loader of the same source was faster: its rows are these rows, and they stand.
         if not is_loaded(conn, digest, day):
             raise
@@ -105,29 +116,33 @@ def _load_day(
                         "enable_mergejoin = off"):
             conn.execute(sql.SQL("set local ") + sql.SQL(setting))
         turn.wait_for_parents()
+        counts: dict[str, int] = {}
         content = make()
-        unknown = set(content.tables) - {t.name for t in OLTP_TABLES}
+        unknown = {*content.tables, *content.later, *content.updates} - {t.name for t in OLTP_TABLES}
         if unknown:
             raise LoadError(f"day {day} brings rows of {min(unknown)}, which is no OLTP table")
-        filled = [t.name for t in OLTP_TABLES if (rows := content.tables.get(t.name)) is not None and rows.num_rows]
-        counts = {name: content.tables[name].num_rows for name in filled}
+        filled = _filled(content.tables)
         copies = {name: content.tables[name] for name in filled if name in COPIES}
+        _refuse_copies(content, day)
         parents = not _PARENTS.isdisjoint(filled)
         if parents:
             turn.wait_for_close()
             reference(copies)
         else:
             turn.no_parents_here()
-        for name in sorted(filled, key=_OF_EARLIER_DAYS.__contains__):  # stable: parents stay first
-            if name in _OF_EARLIER_DAYS:
-                turn.wait_for_close()
-            if name not in copies:
-                _copy(conn, ring, name, content.tables[name], day)
+        seed_books(conn)
+        filled = [name for name in filled if name not in copies]
+        own = [name for name in filled if name not in _OF_EARLIER_DAYS]
+        for name in own:
+            _copy(conn, ring, name, content.tables[name], day)
+        conn.execute("select ledger.earn_day(%s)", [day])
         turn.wait_for_close()
         if not parents:
             reference(copies)
-        _follow_refunds(conn, content.tables.get("refunds"), day)
-        _follow_disputes(conn, content.tables.get("disputes"), day)
+        _after_earlier_days(conn, ring, content, [name for name in filled if name not in own], day)
+        for tables in (content.tables, content.later):
+            for name in _filled(tables):
+                counts[name] = counts.get(name, 0) + tables[name].num_rows
         quarantine(conn, ring, digest, content.refused)
         conn.execute(
             "insert into ops.load_day (source_digest, day, rows, quarantined) values (%s, %s, %s, %s)",
@@ -135,6 +150,46 @@ def _load_day(
         )
         close_day(conn, day)
     return DayLoad(day, counts, len(content.refused))
+
+
+def _refuse_copies(content: DayRows, day: dt.date) -> None:
+    """Rows of copies come as the day's own rows, through the reference, or not at all."""
+    theirs = sorted(({*content.later, *content.updates}) & COPIES.keys())
+    for name in theirs:
+        columns = set(content.updates[name].column_names) - {"id", "at"} if name in content.updates else {"id"}
+        if name in content.later or columns & set(COPIES[name].names):
+            raise LoadError(f"day {day} changes oltp.{name}, which is a copy: change it in the reference")
+
+
+def _filled(tables: dict[str, pa.Table]) -> list[str]:
+    return [t.name for t in OLTP_TABLES if (rows := tables.get(t.name)) is not None and rows.num_rows]
+
+
+def _after_earlier_days(
+    conn: psycopg.Connection, ring: Keyring, content: DayRows, names: list[str], day: dt.date
+) -> None:
+    """What may name rows of earlier days, what changes them, and what both do to balances and books."""
+    for table in OLTP_TABLES:
+        if table.name in names:
+            _copy(conn, ring, table.name, content.tables[table.name], day)
+        if (rows := content.later.get(table.name)) is not None and rows.num_rows:
+            _copy(conn, ring, table.name, rows, day)
+    if "charges" in content.later:
+        conn.execute("select ledger.earn_day(%s, %s)", [day, content.later["charges"]["id"].to_pylist()])
+    _follow_refunds(conn, content.tables.get("refunds"), day)
+    _follow_disputes(conn, content.tables.get("disputes"), day)
+    conn.execute("select ledger.give_back_day(%s)", [day])
+    for name in _filled(content.updates):
+        changes.apply(conn, name, content.updates[name], day)
+    changes.follow_refunds(conn, content.updates.get("refunds"))
+    conn.execute("select ledger.decide_day(%s, %s, %s::timestamptz[])",
+                 [day, *changes.movements(content.updates, "refunds", "disputes")])
+    if "payouts" in content.tables:
+        conn.execute("select ledger.pay_out_day(%s, %s)", [day, content.tables["payouts"]["id"].to_pylist()])
+    conn.execute("select ledger.settle_payouts_day(%s, %s, %s::timestamptz[])",
+                 [day, *changes.movements(content.updates, "payouts")])
+    conn.execute("select ledger.settle_day(%s)", [day])
+    conn.execute("select ledger.post_day(%s)", [day])
 
 
 def is_loaded(conn: psycopg.Connection, digest: str, day: dt.date) -> bool:

@@ -38,6 +38,18 @@ class MigrationError(RuntimeError):
     """The migration files and the database disagree; the message names the file and the remedy."""
 
 
+# The app's role reads these; they are written by functions of the owner alone.
+WRITTEN_BY_FUNCTIONS = frozenset({
+    "ledger_account_kinds", "ledger_accounts", "ledger_balances", "ledger_entries", "ledger_postings",
+    "ledger_reversals", "ledger_seals", "posting_rules",
+})
+# Functions of the ledger and of payments but those that begin with _, which are their inner parts.
+_CALLABLE = """
+select p.oid::regprocedure::text from pg_proc p
+where p.pronamespace in ('ledger'::regnamespace, 'payments'::regnamespace) and p.proname not like '\\_%' order by 1
+"""
+
+
 @dataclass
 class MigrationReport:
     """What a call did: files applied now, files that stood already, partitions made."""
@@ -114,18 +126,35 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
     role = need_role(conn, app_role)
     for statement in (
         "revoke all on schema public from public",
-        "revoke all on all tables in schema oltp, ops, vault from public",
-        "revoke execute on all functions in schema ops from public",
-        "grant usage on schema oltp, ops, vault to {role}",
+        "revoke all on all tables in schema oltp, ops, vault, ingest from public",
+        "revoke execute on all functions in schema ops, ledger, payments from public",
+        "grant usage on schema oltp, ops, vault, ingest, ledger, payments to {role}",
+        "grant select on ledger.unbooked to {role}",
+        "grant usage on schema compat to {role}",
+        "grant select on all tables in schema compat to {role}",
         "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine, ops.inbox to {role}",
         "grant select on ops.copied to {role}",
         "grant select on ops.migrations to {role}",
         "grant select, insert, delete on vault.subject_keys to {role}",
+        "grant select, insert on vault.card_numbers to {role}",
+        "grant insert on vault.cards to {role}",
+        "grant select (payment_method_id, account_id, number_mac) on vault.cards to {role}",
+        "grant select, insert on ops.api_keys to {role}",
+        "grant update (revoked_at, last_used_at) on ops.api_keys to {role}",
+        "grant select, insert, update on ingest.versions, ingest.drift, ingest.cursors to {role}",
+        "grant select, insert on ingest.objects to {role}",
+        "grant update (state, reason, status, rank) on ingest.objects to {role}",
+        "grant select, insert, update, delete on ingest.pending_references to {role}",
         "grant execute on function ops.make_partitions(date, date) to {role}",
     ):
         conn.execute(sql.SQL(statement).format(role=role))
-    for table in _roots(conn):
-        conn.execute(sql.SQL("grant select, insert, update, delete on {} to {}").format(table, role))
+    for name in _roots(conn):
+        rights = sql.SQL("select" if name in WRITTEN_BY_FUNCTIONS else "select, insert, update, delete")
+        table = sql.Identifier("oltp", name)
+        conn.execute(sql.SQL("revoke all on {} from {}").format(table, role))
+        conn.execute(sql.SQL("grant {} on {} to {}").format(rights, table, role))
+    for (function,) in conn.execute(_CALLABLE).fetchall():
+        conn.execute(sql.SQL("grant execute on function {} to {}").format(sql.SQL(function), role))
     _grant_copies(conn)
 
 
@@ -143,7 +172,8 @@ def _grant_copies(conn: psycopg.Connection) -> None:
 
 
 def _publish(conn: psycopg.Connection, publication: str) -> None:
-    publish(conn, publication, [*_roots(conn), sql.Identifier("ops", "day_ledger")])
+    roots = [sql.Identifier("oltp", table) for table in _roots(conn)]
+    publish(conn, publication, [*roots, sql.Identifier("ops", "day_ledger")])
 
 
 def publish(conn: psycopg.Connection, publication: str, names: Sequence[sql.Identifier]) -> None:
@@ -157,9 +187,9 @@ def publish(conn: psycopg.Connection, publication: str, names: Sequence[sql.Iden
         conn.execute(sql.SQL("alter publication {} set table {}").format(name, tables))
 
 
-def _roots(conn: psycopg.Connection) -> list[sql.Identifier]:
+def _roots(conn: psycopg.Connection) -> list[str]:
     rows = conn.execute(
         "select relname from pg_class where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p')"
         " and not relispartition order by relname"
     )
-    return [sql.Identifier("oltp", row[0]) for row in rows]
+    return [row[0] for row in rows]

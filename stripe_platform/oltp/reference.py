@@ -1,4 +1,5 @@
-"""Reference rows: currencies with Stripe's and ISO's exponents, countries, and indicative exchange rates.
+"""Reference rows: currencies with Stripe's and ISO's exponents, countries, indicative exchange rates, posting rules
+and fees.
 
 Rates are round figures of major units of euro for one major unit; a deployment with a rate source overwrites them.
 """
@@ -52,9 +53,24 @@ COUNTRIES: dict[str, tuple[str, str, str]] = {
     "UG": ("Uganda", "EMEA", "ugx"), "US": ("United States", "NA", "usd"),
 }  # fmt: skip
 
+# currency: basis points and fixed fee of a charge, fixed fee of a dispute; minor units
+FEES: dict[str, tuple[int, int, int]] = {
+    "aud": (175, 30, 2500), "bhd": (290, 100, 6000), "brl": (399, 39, 5500), "cad": (290, 30, 1500),
+    "chf": (290, 30, 2000), "dkk": (150, 180, 15000), "eur": (150, 25, 2000), "gbp": (150, 20, 2000),
+    "huf": (150, 8500, 500_000), "inr": (200, 0, 100_000), "isk": (290, 3500, 200_000), "jpy": (360, 0, 1500),
+    "krw": (360, 0, 20_000), "kwd": (290, 80, 6000), "mxn": (360, 300, 30_000), "nok": (240, 200, 15_000),
+    "pln": (150, 100, 7500), "sek": (150, 180, 15_000), "sgd": (340, 50, 1500), "tnd": (290, 900, 60_000),
+    "ugx": (290, 100_000, 7_000_000), "usd": (290, 30, 1500),
+}  # fmt: skip
+# Merchants' countries where the fee of a dispute comes back when it is won: country, currency.
+DISPUTE_FEE_RETURNED = (("MX", "mxn"),)
+
 
 def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
-    """Insert the reference rows that are missing, in the caller's transaction; rows inserted by table."""
+    """Insert currencies, countries and what the books need where missing, in the caller's transaction; rows by table.
+
+    For databases without a reference beside them (drills, documents), as the owner: elsewhere the copier writes these.
+    """
     currencies = conn.execute(
         "insert into oltp.currencies (code, name, stripe_exponent, iso_exponent, payout_multiple)"
         " select * from unnest(%s::text[], %s::text[], %s::smallint[], %s::smallint[], %s::integer[])"
@@ -72,4 +88,22 @@ def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
         " select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) on conflict (code) do nothing",
         [list(COUNTRIES), *([c[i] for c in COUNTRIES.values()] for i in range(3))],
     ).rowcount
+    seed_books(conn)
     return {"currencies": currencies, "countries": countries}
+
+
+def seed_books(conn: psycopg.Connection) -> None:
+    """Posting rules and fees where they are missing, of the currencies that stand; owned by the OLTP."""
+    conn.execute("select ledger.seed()")
+    conn.execute("select payments.seed_billing()")
+    policies = [("charge", code, "*", fee[0], fee[1], False) for code, fee in FEES.items()]
+    policies += [("dispute", code, "*", 0, fee[2], False) for code, fee in FEES.items()]
+    policies += [("dispute", code, country, 0, FEES[code][2], True) for country, code in DISPUTE_FEE_RETURNED]
+    conn.execute(
+        "insert into oltp.fee_policies (kind, currency, country, basis_points, fixed, returned_when_won, multiple)"
+        " select p.* from unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[],"
+        " %s::smallint[]) as p (kind, currency, country, basis_points, fixed, returned_when_won, multiple)"
+        " join oltp.currencies c on c.code = p.currency on conflict do nothing",
+        [*([policy[i] for policy in policies] for i in range(6)),
+         [10 if exponent(policy[1]) == 3 else 1 for policy in policies]],
+    )

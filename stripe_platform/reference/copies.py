@@ -1,7 +1,8 @@
 """Applies captured batches of the reference to its copies in the payments database.
 
-One batch, one transaction: the copies' rows, the fence (`ops.copied`) and a notification commit together. A batch
-that comes again is behind the fence and does nothing; one that is missing is an error, not a hole.
+One batch, one transaction: the copies' rows and the fence (`ops.copied`) commit together. A batch that comes again is
+behind the fence and does nothing; one that is missing is an error, not a hole. Caches of look-ups hear of the change
+as of any other of these tables, from their triggers.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from stripe_platform.oltp.copies import COPIES, Copy
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import Settings
 
-CHANNEL = "reference_copied"  # notified with the names of the tables that changed
 ROWS = 5_000  # in one statement
+PATIENCE = "60s"  # with whoever holds a row; nothing that waits for a sync may hold one
 _UPSERT = sql.SQL(
     "insert into {table} as t ({names}) select {names} from json_populate_recordset(null::{table}, %s::json)"
     " on conflict ({key}) do update set {sets} where ({old}) is distinct from ({new})")
@@ -79,14 +80,13 @@ def copy(settings: Settings, lake: Lake) -> CopyReport:
                          application_name="stripe_platform_copier") as conn:
         while True:
             with conn.transaction():
+                conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(PATIENCE)))
                 conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
                 report.position = position(conn)
                 batch = _next(lake, report.position)
                 if batch is None:
                     return report
                 changed = _apply(conn, lake, batch, report.position)
-                if changed:
-                    conn.execute("select pg_notify(%s, %s)", [CHANNEL, ",".join(sorted(changed))])
             report.batches.append(batch.seq)
             for table, rows in changed.items():
                 report.rows[table] = report.rows.get(table, 0) + rows
@@ -132,6 +132,9 @@ def _apply(conn: psycopg.Connection, lake: Lake, batch: Manifest, known: Positio
             gone = pc.equal(rows["_op"], "d")
             try:
                 count = _remove(conn, each, rows.filter(gone)) + _write(conn, each, rows.filter(pc.invert(gone)))
+            except psycopg.errors.LockNotAvailable:
+                raise CopyError(f"rows of oltp.{each.table} were held by another transaction for longer than {PATIENCE}:"
+                                " let it end, then sync again; whoever writes a copy's own columns syncs before") from None
             except psycopg.errors.IntegrityError as error:  # the server's text shows the row: only the rule travels on
                 rule = error.diag.constraint_name or error.diag.column_name or type(error).__name__
                 raise CopyError(f"batch {batch.seq} of the reference breaks the rule {rule} of oltp.{each.table}: take"

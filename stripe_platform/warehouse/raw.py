@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import psycopg
@@ -87,7 +88,7 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
     if wanted:
         _refuse_gaps(standing, chain, table, wanted[0].day, first_day)
     pending = wanted if reapply else [d for d in wanted if standing.get(d.day) != d.digest]
-    with progress.stage(f"apply raw/{table}", sum(d.rows for d in pending)) as advance:
+    with _bar(table, sum(d.rows for d in pending)) as advance:
         for chunk in _chunks(pending):
             with conn.transaction():
                 report.keys += _mend_chunk(conn, lake, table, chunk, standing) if reapply else _apply_chunk(
@@ -100,6 +101,13 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
     report.total = count(conn, table)
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _bar(table: str, rows: int) -> AbstractContextManager[Callable[[float], None]]:
+    """A bar for what takes a while: fifty small tables would hide it."""
+    if rows < CHUNK_ROWS // 100:
+        return nullcontext(lambda _rows: None)
+    return progress.stage(f"apply raw/{table}", rows)
 
 
 def count(conn: psycopg.Connection, table: str) -> int:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from resources.lake import LakeResource
 from resources.warehouse import WarehouseResource
+from stripe_platform import progress
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, key
 from stripe_platform.oltp.schema import load_schema
@@ -95,13 +96,15 @@ def undated(
     _refuse_other_warehouses(warehouse)
     opened, first_day = lake.open(), load_settings().first_day
     chain = Chain.load(opened)
-    with warehouse.connect() as connection:
-        for name in [name for name in UNDATED if key("raw", name) in context.selected_asset_keys]:
+    chosen = [name for name in UNDATED if key("raw", name) in context.selected_asset_keys]
+    with warehouse.connect() as connection, progress.stage("apply raw: tables without days", len(chosen)) as advance:
+        for name in chosen:
             report = raw.apply(connection, opened, name, chain.days_of(name, first_day), chain=chain,
                                first_day=first_day, reapply=config.reapply)
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(report.rows.values()), "dagster/row_count": report.total, "keys_changed": report.keys,
                 "days_applied": len(report.days), "seconds": round(report.seconds, 3)})
+            advance(1)
 
 
 RAW_ASSETS = [_raw("raw_tables", DATED), undated, _raw("raw_fraud_assessments", [SCORES])]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from stripe_platform.keys import OLTP_TABLES
 from stripe_platform.oltp.migrate import MIGRATIONS, MigrationError, make_partitions, migrate
@@ -36,7 +37,8 @@ def test_every_sensitive_looking_column_is_ciphertext():
     for table in load_schema().values():
         for column in table.columns:
             assert "email" not in column.name or column.type == "bytea", f"{table.name}.{column.name}"
-            assert column.type != "bytea" or column.name.endswith(("_ciphertext", "_hash")), f"{table.name}.{column.name}"
+            sealed = column.name.endswith(("_ciphertext", "_hash"))
+            assert column.type != "bytea" or sealed, f"{table.name}.{column.name}"
 
 
 def test_every_table_of_the_schema_is_declared(oltp: Settings):
@@ -55,18 +57,21 @@ def test_migrating_twice_changes_nothing(oltp: Settings):
     assert report.present == [f.name for f in sorted(MIGRATIONS.glob("*.sql"))]
 
 
-def test_an_edited_migration_and_a_missing_one_are_refused_by_name(oltp: Settings, tmp_path: Path):
+def test_an_edited_migration_a_gap_and_a_missing_one_are_refused_by_name(oltp: Settings, tmp_path: Path):
     folder = shutil.copytree(MIGRATIONS, tmp_path / "migrations")
-    first = folder / "0001_payments.sql"
-    first.write_text(first.read_text() + "-- edited\n")
-    with pytest.raises(MigrationError, match=r"0001_payments\.sql was edited"):
+    last = max(folder.glob("*.sql"))
+    text, number = last.read_text(), int(last.name[:4])
+    last.write_text(f"{text}-- edited\n")
+    with pytest.raises(MigrationError, match=rf"{last.name} was edited"):
         migrate(oltp.need("oltp_owner_dsn"), folder=folder)
-    first.rename(folder / "0002_payments.sql")
-    with pytest.raises(MigrationError, match="without gaps"):
+    gap = last.rename(folder / f"{number + 1:04d}{last.name[4:]}")
+    with pytest.raises(MigrationError, match=rf"{gap.name}: .* without gaps"):
         migrate(oltp.need("oltp_owner_dsn"), folder=folder)
-    (folder / "0002_payments.sql").unlink()
-    with pytest.raises(MigrationError, match="which this release lacks"):
+    gap.unlink()
+    with pytest.raises(MigrationError, match=rf"{last.name}, which this release lacks"):
         migrate(oltp.need("oltp_owner_dsn"), folder=folder)
+    last.write_text(text)
+    assert migrate(oltp.need("oltp_owner_dsn"), folder=folder).applied == []
 
 
 def test_a_failing_migration_leaves_nothing_behind(oltp: Settings, tmp_path: Path):
@@ -115,9 +120,24 @@ def test_the_publication_holds_every_table_and_the_boundaries_and_never_keys_or_
     assert via_root == (True,)
 
 
-def test_partitions_are_made_by_month_once_and_rows_find_them(oltp: Settings):
+def test_partitions_are_made_by_month_once_for_every_family(oltp: Settings):
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as owner:
+        families = {row[0] for row in owner.execute("select table_name from ops.partition_families")}
+        rooted = "select relname from pg_class where relnamespace = 'oltp'::regnamespace and relkind = 'p'"
+        assert families == {row[0] for row in owner.execute(rooted)}
+        assert families >= {"payment_intents", "charges", "charge_outcomes", "balance_transactions", "fee_details"}
     with psycopg.connect(oltp.need("oltp_dsn")) as conn:
-        assert make_partitions(conn, JUNE, dt.date(2026, 7, 15)) == 6
+        assert make_partitions(conn, JUNE, dt.date(2026, 7, 15)) == 2 * len(families)
         assert make_partitions(conn, JUNE, dt.date(2026, 7, 15)) == 0
         with pytest.raises(psycopg.errors.RaiseException, match="at most ten years"):
             make_partitions(conn, JUNE, dt.date(2126, 7, 15))
+
+
+def test_the_app_reads_every_view_and_writes_none(oltp: Settings):
+    with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
+        views = conn.execute("select viewname from pg_views where schemaname = 'compat'").fetchall()
+        for (view,) in views:
+            conn.execute(sql.SQL("select * from {}").format(sql.Identifier("compat", view)))
+            for right in ("insert", "update", "delete", "truncate"):
+                held = conn.execute("select has_table_privilege(%s, %s)", [f"compat.{view}", right]).fetchone()
+                assert held == (False,), (view, right)

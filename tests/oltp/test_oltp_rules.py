@@ -1,4 +1,4 @@
-"""Every check and foreign key of the OLTP refuses a row that breaks it, and no rule is without such a row here."""
+"""The rules of a payment, each with rows chosen by hand; `test_oltp_catalogue` finds rows for all the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("exchange_rates", {"day": "2026-06-02", "rate": "NaN"}, "exchange_rates_rate_check"),
     ("exchange_rates", {"from_currency": "zzz"}, "exchange_rates_from_currency_fkey"),
     ("exchange_rates", {"to_currency": "zzz"}, "exchange_rates_to_currency_fkey"),
-    ("accounts", {"id": "cus_2"}, "accounts_id_check"),
+    ("accounts", {"id": "acct 2"}, "accounts_id_check"),
     ("accounts", {"type": "premium"}, "accounts_type_check"),
     ("accounts", {"business_type": "club"}, "accounts_business_type_check"),
     ("accounts", {"mcc": "54"}, "accounts_mcc_check"),
@@ -37,22 +37,20 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("terminals", {"created": "-infinity"}, "terminals_created_check"),
     ("terminals", {"account_id": "acct_9"}, "terminals_account_id_fkey"),
     ("terminals", {"country": "ZZ"}, "terminals_country_fkey"),
-    ("customers", {"id": "x"}, "customers_id_check"),
+    ("customers", {"id": ""}, "customers_id_check"),
     ("customers", {"created": "infinity"}, "customers_created_check"),
     ("customers", {"account_id": "acct_9"}, "customers_account_id_fkey"),
     ("customers", {"country": "ZZ"}, "customers_country_fkey"),
     ("customers", {"currency": "zzz"}, "customers_currency_fkey"),
-    ("payment_methods", {"id": "x"}, "payment_methods_id_check"),
-    ("payment_methods", {"type": "cash"}, "payment_methods_type_check"),
-    ("payment_methods", {"card_brand": "acme"}, "payment_methods_card_brand_check"),
+    ("payment_methods", {"id": ""}, "payment_methods_id_check"),
     ("payment_methods", {"card_last4": "4242424242424242"}, "payment_methods_card_last4_check"),
     ("payment_methods", {"card_exp_month": 13}, "payment_methods_card_exp_month_check"),
-    ("payment_methods", {"card_exp_year": 1999}, "payment_methods_card_exp_year_check"),
+    ("payment_methods", {"card_exp_year": 1969}, "payment_methods_card_exp_year_check"),
     ("payment_methods", {"card_funding": "gift"}, "payment_methods_card_funding_check"),
     ("payment_methods", {"created": "infinity"}, "payment_methods_created_check"),
     ("payment_methods", {"customer_id": "cus_9"}, "payment_methods_customer_id_fkey"),
     ("payment_methods", {"card_country": "ZZ"}, "payment_methods_card_country_fkey"),
-    ("payment_intents", {"id": "x"}, "payment_intents_id_check"),
+    ("payment_intents", {"id": ""}, "payment_intents_id_check"),
     ("payment_intents", {"amount": -1, "amount_received": 0}, "received_within_amount"),
     ("payment_intents", {"amount_received": 1001}, "received_within_amount"),
     ("payment_intents", {"status": "paid"}, "payment_intents_status_check"),
@@ -62,11 +60,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("payment_intents", {"customer_id": "cus_9", "payment_method_id": None}, "payment_intents_customer_id_fkey"),
     ("payment_intents", {"currency": "zzz"}, "payment_intents_currency_fkey"),
     ("payment_intents", {"payment_method_id": "pm_9"}, "intents_card_is_the_payers"),
-    ("charges", {"id": "x"}, "charges_id_check"),
+    ("charges", {"id": ""}, "charges_id_check"),
     ("charges", {"amount": -1, "amount_captured": 0}, "captured_within_amount"),
     ("charges", {"amount_captured": 1001}, "captured_within_amount"),
     ("charges", {"amount_refunded": 1001}, "refunded_within_captured"),
-    ("charges", {"failure_code": "card_declined"}, "failed_has_failure_code"),
+    ("charges", {"failure_code": "card_declined"}, "failure_code_only_if_failed"),
     ("charges", {"status": "failed", "amount_captured": 0}, "failed_has_failure_code"),
     ("charges", {"status": "pending"}, "only_succeeded_captures"),
     ("charges", {"status": "paid", "amount_captured": 0}, "charges_status_check"),
@@ -82,21 +80,25 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("charge_outcomes", {"risk_level": "low"}, "charge_outcomes_risk_level_check"),
     ("charge_outcomes", {"risk_score": 101}, "charge_outcomes_risk_score_check"),
     ("charge_outcomes", {"charge_id": "ch_9"}, "charge_outcomes_charge_id_fkey"),
-    ("refunds", {"id": "x"}, "refunds_id_check"),
+    ("refunds", {"id": ""}, "refunds_id_check"),
     ("refunds", {"amount": 0}, "refunds_amount_check"),
     ("refunds", {"status": "done"}, "refunds_status_check"),
     ("refunds", {"reason": "mood"}, "refunds_reason_check"),
     ("refunds", {"created": "infinity"}, "refunds_created_check"),
     ("refunds", {"charge_id": "ch_9"}, "refunds_charge_id_fkey"),
     ("refunds", {"currency": "zzz"}, "refunds_currency_fkey"),
-    ("disputes", {"id": "x"}, "disputes_id_check"),
+    ("refunds", {"payment_intent_id": "pi_9"}, "refunds_payment_intent_id_fkey"),
+    ("disputes", {"payment_intent_id": "pi_9"}, "disputes_payment_intent_id_fkey"),
+    ("disputes", {"evidence_due_by": "infinity"}, "disputes_evidence_due_by_check"),
+    ("disputes", {"evidence_submissions": -1}, "disputes_evidence_submissions_check"),
+    ("disputes", {"id": ""}, "disputes_id_check"),
     ("disputes", {"amount": -1}, "disputes_amount_check"),
     ("disputes", {"status": "open"}, "disputes_status_check"),
     ("disputes", {"reason": "mood"}, "disputes_reason_check"),
     ("disputes", {"created": "infinity"}, "disputes_created_check"),
     ("disputes", {"charge_id": "ch_9"}, "disputes_charge_id_fkey"),
     ("disputes", {"currency": "zzz"}, "disputes_currency_fkey"),
-    ("early_fraud_warnings", {"id": "x"}, "early_fraud_warnings_id_check"),
+    ("early_fraud_warnings", {"id": ""}, "early_fraud_warnings_id_check"),
     ("early_fraud_warnings", {"fraud_type": "mood"}, "early_fraud_warnings_fraud_type_check"),
     ("early_fraud_warnings", {"created": "infinity"}, "early_fraud_warnings_created_check"),
     ("early_fraud_warnings", {"charge_id": "ch_9"}, "early_fraud_warnings_charge_id_fkey"),
@@ -123,10 +125,9 @@ def test_every_check_and_foreign_key_refuses_the_row_that_breaks_it(oltp: Settin
             insert(conn, table)  # only then: the bad row was bad for its own sake, not for a missing parent
 
 
-def test_no_rule_of_the_schema_is_without_a_bad_row_here(oltp: Settings):
+def test_every_rule_named_here_stands_in_the_schema(oltp: Settings):
     with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
-        rules = {row[0] for row in conn.execute(RULES)}
-    assert rules == {rule for _, _, rule in BAD}
+        assert {rule for _, _, rule in BAD} <= {row[0] for row in conn.execute(RULES)}
 
 
 def test_a_duplicate_key_is_refused_in_every_table(oltp: Settings):

@@ -9,6 +9,7 @@ alter table oltp.accounts
     drop constraint accounts_id_check, drop constraint accounts_type_check, drop constraint accounts_business_type_check,
     alter column type drop not null, alter column country drop not null, alter column default_currency drop not null,
     alter column business_type drop not null, alter column mcc drop not null, alter column name drop not null,
+    alter column created drop not null,
     add column details_submitted boolean not null default true,
     add column url text,
     add column email_ciphertext bytea,
@@ -54,7 +55,8 @@ create index bank_accounts_account_id on oltp.bank_accounts (account_id);
 
 alter table oltp.customers
     drop constraint customers_id_check,
-    alter column country drop not null, alter column currency drop not null,
+    alter column country drop not null, alter column currency drop not null, alter column created drop not null,
+    add constraint only_deleted_lack_created check (created is not null or deleted),
     add column phone_ciphertext bytea,
     add column address_ciphertext bytea,
     add column description_ciphertext bytea,
@@ -286,7 +288,7 @@ alter table oltp.disputes
 
 alter table oltp.early_fraud_warnings
     drop constraint early_fraud_warnings_id_check,
-    alter column charge_id drop not null,
+    alter column charge_id drop not null, alter column actionable drop not null,
     add column payment_intent_id text collate "C" references oltp.payment_intents,
     add column livemode boolean not null default false,
     add constraint early_fraud_warnings_id_check check (id ~ '^[^ \t\n]{1,255}$');
@@ -941,7 +943,8 @@ begin
         ('invoices', 'invoice'), ('topups', 'topup'), ('credit_notes', 'credit_note'), ('mandates', 'mandate')
     ) as w (tbl, kind) loop
         execute format('create trigger keep_status_history after update of status on oltp.%I for each row'
-            ' when (old.status is distinct from new.status and old.status is not null and new.status is not null)'
+            ' when (old.status is distinct from new.status and old.status is not null and new.status is not null'
+            ' and current_setting(''ingest.keeps_history'', true) is distinct from ''on'')'
             ' execute function ops.keep_status_history(%L)', watched.tbl, watched.kind);
     end loop;
 end $$;
@@ -993,44 +996,63 @@ create table ingest.objects (
     event_id text collate "C",
     event_type text,
     source text not null,
-    created timestamptz,
+    as_of bigint not null,
+    rank text collate "C" not null,
+    status text,
     state text not null check (state in ('normalised', 'quarantined', 'received', 'superseded', 'unmodelled')),
     reason text,
+    subject text collate "C" not null,
     payload_ciphertext bytea not null,
     received_at timestamptz not null default clock_timestamp()
 );
 comment on column ingest.objects.digest is 'Keyed hash of the canonical payload and its context: the same delivery is one row';
+comment on column ingest.objects.as_of is 'Unix second of the state it shows: of its event, else its own; far outside where it says none';
+comment on column ingest.objects.rank is 'Which of two states of one second is the later one';
+comment on column ingest.objects.state is 'received: it waits for a row it cannot do without';
 create index objects_of on ingest.objects (kind, object_id);
 create table ingest.versions (
     kind text not null,
     object_id text collate "C" not null,
-    as_of timestamptz not null,
+    as_of bigint not null,
     rank text collate "C" not null,
     digest bytea not null references ingest.objects,
     primary key (kind, object_id)
 );
 comment on table ingest.versions is 'Which landed state of an object its row shows: the newest, whatever the order of arrival';
+comment on column ingest.versions.kind is 'The object, or kind:column for a column that has a newest state of its own';
 create table ingest.pending_references (
     table_name text not null,
     row_key text collate "C" not null,
     column_name text not null,
     parent_table text not null,
     parent_id text collate "C" not null,
+    conflict boolean not null default false,
     since timestamptz not null default clock_timestamp(),
     primary key (table_name, row_key, column_name)
 );
+comment on column ingest.pending_references.conflict is 'The other end stands, and is another payer''s or merchant''s';
 comment on table ingest.pending_references is 'Relations whose other end has not arrived: the column is null until it does';
 create index pending_references_parent on ingest.pending_references (parent_table, parent_id);
 create table ingest.drift (
     kind text not null,
     path text not null,
-    rule text not null check (rule in ('filler value', 'invalid value', 'unknown field', 'unknown kind', 'unknown type')),
-    first_version text,
-    last_version text,
+    rule text not null check (rule in (
+        'filler value', 'invalid value', 'personal data', 'unknown field', 'unknown kind', 'unknown type')),
+    first_version text collate "C",
+    last_version text collate "C",
     seen bigint not null default 0,
     primary key (kind, path, rule)
 );
 comment on table ingest.drift is 'What Stripe sends and we do not model: names only, never values; the payload keeps it';
+create table ingest.cursors (
+    kind text not null,
+    account_id text collate "C" not null,
+    last_id text collate "C",
+    done boolean not null default false,
+    moved_at timestamptz not null default clock_timestamp(),
+    primary key (kind, account_id)
+);
+comment on table ingest.cursors is 'How far a backfill through the API came; it goes on from there';
 
 -- Partitioned tables are a list now: a later migration adds a row, not another function.
 create table oltp.balance_transactions_default partition of oltp.balance_transactions default;
@@ -1058,11 +1080,9 @@ begin
     if last_day < first_day or last_day > first_day + 3660 then
         raise exception 'partitions from % to %: the range must run forward and span at most ten years', first_day, last_day;
     end if;
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
     for family in select table_name as tbl, column_name as col, prefix from ops.partition_families order by 1 loop
         for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
-            continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
-            -- Only now: loaders of neighbouring days find their partitions made and must not wait for each other.
-            perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
             continue when to_regclass(format('oltp.%I', family.tbl || to_char(month, '"_"YYYY"_"MM'))) is not null;
             lower_id := family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0');
             upper_id := family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0');
@@ -1075,6 +1095,114 @@ begin
         end loop;
     end loop;
     return made;
+end $$;
+
+-- Months that lie long back leave the hot tables, whole and at once: `archive` is the owner's alone and not published, so
+-- no delete reaches the change log. CONCURRENTLY is refused beside a default partition: one month a call, the lock lasts
+-- until commit. A month into which a row of another month or table points stays, and says which table holds it.
+create schema archive;
+create view ops.partition_levels as
+with recursive above (table_name, level) as (
+    select table_name, 0 from ops.partition_families
+    union all
+    select p.table_name, a.level + 1
+    from above a
+    join pg_constraint f on f.contype = 'f' and f.conrelid = format('oltp.%I', a.table_name)::regclass
+        and f.confrelid <> f.conrelid
+    join ops.partition_families p on f.confrelid = format('oltp.%I', p.table_name)::regclass
+)
+select table_name, max(level) as level from above group by table_name;
+comment on view ops.partition_levels is 'Families of partitions by their foreign keys: referencing ones first';
+
+-- Every table that moving a month locks, at once and before the work: whoever gives up is we, never a payment.
+create function ops.lock_partitions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms' as $$
+declare
+    tables text;
+begin
+    perform pg_advisory_xact_lock(hashtext('ops.make_partitions'));
+    select string_agg(t.oid::regclass::text, ', ' order by l.level desc nulls last, t.relname) into tables
+    from pg_class t
+    left join ops.partition_levels l on t.oid = format('oltp.%I', l.table_name)::regclass
+    where t.relkind in ('r', 'p') and not t.relispartition and t.relnamespace = 'oltp'::regnamespace
+    and (l.level is not null or exists (select 1 from pg_constraint f, ops.partition_families p where f.contype = 'f'
+        and format('oltp.%I', p.table_name)::regclass = any(array[f.conrelid, f.confrelid])
+        and t.oid = any(array[f.conrelid, f.confrelid])));
+    execute 'lock table ' || tables || ' in access exclusive mode';
+end $$;
+
+create function ops.detach_partitions(before date, months integer default 1)
+returns table (month date, partitions integer, held_by text)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    family text;
+    part text;
+    rule text;
+begin
+    perform ops.lock_partitions();
+    for month in
+        select distinct to_date(right(c.relname, 7), 'YYYY_MM') from ops.partition_families f
+        join pg_inherits i on i.inhparent = format('oltp.%I', f.table_name)::regclass
+        join pg_class c on c.oid = i.inhrelid and c.relname ~ '_[0-9]{4}_[0-9]{2}$'
+        order by 1
+    loop
+        exit when month + interval '1 month' > before or months < 1;
+        partitions := 0;
+        held_by := null;
+        begin
+            for family in select table_name from ops.partition_levels order by level, table_name loop
+                part := family || to_char(month, '"_"YYYY"_"MM');
+                continue when to_regclass(format('oltp.%I', part)) is null;
+                execute format('alter table oltp.%I detach partition oltp.%I', family, part);
+                -- Keys to the other families go; those to merchants and currencies still hold.
+                for rule in select f.conname from pg_constraint f join ops.partition_families p
+                    on f.confrelid = format('oltp.%I', p.table_name)::regclass
+                    where f.conrelid = format('oltp.%I', part)::regclass and f.contype = 'f' and f.conparentid = 0 loop
+                    execute format('alter table oltp.%I drop constraint %I', part, rule);
+                end loop;
+                execute format('alter table oltp.%I set schema archive', part);
+                partitions := partitions + 1;
+            end loop;
+            months := months - 1;
+        exception when foreign_key_violation then
+            get stacked diagnostics held_by = table_name;
+            partitions := 0;
+        end;
+        return next;
+    end loop;
+end $$;
+
+create function ops.attach_partitions(first_day date, last_day date) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    family record;
+    month timestamp;
+    part text;
+    taken boolean;
+    attached integer := 0;
+begin
+    perform ops.lock_partitions();
+    for month in select generate_series(date_trunc('month', first_day::timestamp), last_day::timestamp, '1 month') loop
+        for family in select f.table_name as tbl, f.prefix from ops.partition_families f
+            join ops.partition_levels l using (table_name) order by l.level desc, 1 loop
+            part := family.tbl || to_char(month, '"_"YYYY"_"MM');
+            continue when to_regclass(format('archive.%I', part)) is null;
+            if to_regclass(format('oltp.%I', part)) is not null then
+                execute format('select exists (select 1 from oltp.%I)', part) into taken;
+                if taken then
+                    raise exception 'oltp.% has rows again: move them before its archived month comes back', part;
+                end if;
+                execute format('alter table oltp.%I detach partition oltp.%I', family.tbl, part);
+                execute format('drop table oltp.%I', part);
+            end if;
+            execute format('alter table archive.%I set schema oltp', part);
+            execute format('alter table oltp.%I attach partition oltp.%I for values from (%L) to (%L)', family.tbl, part,
+                family.prefix || lpad(to_hex((extract(epoch from month) * 1000)::bigint), 12, '0'),
+                family.prefix || lpad(to_hex((extract(epoch from month + interval '1 month') * 1000)::bigint), 12, '0'));
+            attached := attached + 1;
+        end loop;
+    end loop;
+    return attached;
 end $$;
 
 -- The names the business knows. Amounts in major units, for reading; the tables below them keep minor units.
@@ -1102,12 +1230,13 @@ select id as location_id, country, region, city, latitude, longitude from oltp.l
 create view compat.status with (security_invoker = true) as
 select * from (values
     ('successful', 'Money was taken'), ('failed', 'The network, the issuer or a rule refused'),
-    ('pending', 'Not decided yet'), ('refunded', 'Given back in full'), ('fraudulent', 'Confirmed as fraud')
+    ('pending', 'Not decided, or authorised and not taken yet'), ('refunded', 'Given back in full'), ('fraudulent', 'Confirmed as fraud')
 ) as s (status_id, meaning);
 create view compat.transaction with (security_invoker = true) as
 select
     c.id as transaction_id, c.account_id as merchant_id, c.customer_id, c.payment_method_id,
-    c.amount * power(10::numeric, -u.stripe_exponent) as amount, c.amount as amount_minor, c.currency as currency_id,
+    round(c.amount * power(10::numeric, -u.stripe_exponent), u.stripe_exponent) as amount, c.amount as amount_minor,
+    c.currency as currency_id,
     c.created as transaction_date, d.location_id, d.device_id, c.ip_country as location_country, c.device_type,
     case
         when c.status = 'failed' then 'failed'
@@ -1115,16 +1244,19 @@ select
         when exists (select 1 from oltp.disputes f where f.charge_id = c.id and f.reason = 'fraudulent'
             and f.status = 'lost')
         or exists (select 1 from oltp.early_fraud_warnings w where w.charge_id = c.id) then 'fraudulent'
+        when c.amount_captured = 0 and c.amount > 0 then 'pending'
         when c.amount_captured > 0 and c.amount_refunded = c.amount_captured then 'refunded'
         else 'successful'
     end as status_id,
     o.risk_level, o.risk_score, a.score as anomaly_score,
-    d.tax_amount * power(10::numeric, -u.stripe_exponent) as tax
+    round(d.tax_amount * power(10::numeric, -t.stripe_exponent), t.stripe_exponent) as tax,
+    d.tax_currency as tax_currency_id
 from oltp.charges c
 join oltp.currencies u on u.code = c.currency
 left join oltp.charge_details d on d.charge_id = c.id
+left join oltp.currencies t on t.code = d.tax_currency
 left join oltp.charge_outcomes o on o.charge_id = c.id
 left join lateral (
-    select f.score from oltp.fraud_assessments f where f.charge_id = c.id order by f.assessed_at desc limit 1
+    select f.score from oltp.fraud_assessments f where f.charge_id = c.id order by f.assessed_at desc, f.model_version desc limit 1
 ) a on true;
 comment on view compat.transaction is 'A charge as the business reads it; every indicator beside it';

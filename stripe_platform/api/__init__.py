@@ -1,0 +1,1 @@
+"""The HTTP front: routers over the rooms below; no SQL, no rules of its own."""

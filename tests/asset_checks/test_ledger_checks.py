@@ -1,0 +1,95 @@
+"""The checks of the books pass on loaded days and fail on the violation each was made for."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import psycopg
+import pytest
+
+from asset_checks.judge import WHOLE, Check, Verdict, judge
+from asset_checks.stores import Stores
+from asset_checks.suites.ledger import CHECKS
+from stripe_platform.oltp.assets import bring
+from stripe_platform.settings import Settings
+from stripe_platform.simulation.feed import SimulatedFeed
+from stripe_platform.simulation.world import Options
+
+pytestmark = pytest.mark.servers
+FIRST = dt.date(2026, 6, 1)
+NAMED = {check.name: check for check in CHECKS}
+
+# Names of the rules, and what breaks them once the guards of the database are out of the way.
+TAMPERED = [
+    ("entries_balance", "unbalanced", "update oltp.ledger_postings set amount = amount + 1 where {one_posting}"),
+    ("entries_balance", "without_postings", "delete from oltp.ledger_postings where entry_id = {one_entry}"),
+    ("entries_balance", "in_accounts_of_another_currency",
+     "update oltp.ledger_postings set currency = 'bhd' where entry_id = {one_entry}"),
+    ("movements_are_booked", "net_astray", "update oltp.balance_transactions set net = net + 1 where id = {one}"),
+    ("movements_are_booked", "fees_not_explained",
+     "update oltp.fee_details set amount = amount + 1 where balance_transaction_id = {one}"),
+    ("movements_are_booked", "not_booked",
+     "update oltp.balance_transactions set ledger_entry_id = null where id = {one}"),
+    ("movements_are_booked", "booked_otherwise",
+     "update oltp.balance_transactions set amount = amount + 1, net = net + 1 where id = {one}"),
+    ("movements_are_booked", "captured_without_movement", "delete from oltp.balance_transactions where id = {one}"),
+    ("trial_balance_is_zero", "unbalanced_currencies",
+     "update oltp.ledger_postings set amount = amount + 1 where {one_posting}"),
+    ("kept_balances_are_the_postings", "not_the_postings",
+     "update oltp.ledger_balances set balance = balance + 1 where ledger_account_id = {one_account}"),
+    ("sealed_entries_are_unaltered", "broken_seals",
+     "update oltp.ledger_entries set effective_at = effective_at + interval '1 microsecond' where id = {one_entry}"),
+    ("sealed_entries_are_unaltered", "broken_seals",
+     "update oltp.ledger_postings set amount = -amount where entry_id = {one_entry}"),
+]
+PLACES = {
+    "one": "(select min(b.id) from oltp.balance_transactions b where b.fee > 0 and b.reporting_category = 'charge')",
+    "one_entry": "(select min(e.id) from oltp.ledger_entries e)",
+    "one_account": "(select min(b.ledger_account_id) from oltp.ledger_balances b)",
+    "one_posting": "entry_id = (select min(e.id) from oltp.ledger_entries e) and position = 1",
+}
+UNGUARDED = """
+do $$ declare t record; begin
+    for t in select oid::regclass as name from pg_class
+        where relnamespace = 'oltp'::regnamespace and relkind in ('r', 'p')
+        and (relname like 'ledger\\_%%' or relname like 'balance\\_transactions%%' or relname like 'fee\\_details%%')
+    loop execute format('alter table %s disable trigger all', t.name); end loop;
+end $$
+"""
+
+
+@pytest.fixture
+def books(oltp: Settings) -> Stores:
+    """Two loaded days and a tail."""
+    feed = SimulatedFeed(oltp, Options(first_day=FIRST, days=2, per_day=150, dispute_lag_days=2))
+    bring(feed, list(feed.calendar()))
+    return Stores.of_settings()
+
+
+def verdicts(check: Check, stores: Stores) -> list[Verdict]:
+    days = [(FIRST + dt.timedelta(days=i)).isoformat() for i in range(4)]
+    return judge(check, stores, days if check.partitioned else [WHOLE])
+
+
+def test_loaded_days_pass_every_check_of_the_books(books: Stores):
+    for check in CHECKS:
+        found = verdicts(check, books)
+        assert [v.outcome for v in found] == ["passed"] * len(found), (check.name, found)
+        assert sum(v.rows_scanned for v in found) > 0
+
+
+@pytest.mark.parametrize(("name", "rule", "statement"), TAMPERED)
+def test_a_tampered_book_turns_its_check_red(books: Stores, servers, oltp: Settings, name, rule, statement):
+    database = oltp.need("oltp_owner_dsn").rsplit("/", 1)[1]
+    with psycopg.connect(servers.superuser("oltp", database)) as conn:
+        conn.execute("alter table oltp.balance_transactions drop constraint net_is_amount_less_fee")
+        conn.execute(UNGUARDED)
+        assert conn.execute(statement.format(**PLACES)).rowcount > 0
+    found = verdicts(NAMED[name], books)
+    (failed,) = (v for v in found if v.outcome == "failed")
+    assert f"no_{rule}" in failed.reasons
+
+
+def test_empty_books_are_not_evaluated(oltp: Settings):
+    for check in CHECKS:
+        assert {v.outcome for v in verdicts(check, Stores.of_settings())} == {"not_evaluated"}, check.name

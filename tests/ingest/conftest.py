@@ -1,0 +1,48 @@
+"""Fresh databases with a connection of the app's role; all of a test share one key ring."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from stripe_platform.keyring import Keyring, open_keyring
+from stripe_platform.settings import Settings
+
+
+@dataclass
+class Platform:
+    """What an import needs."""
+
+    conn: psycopg.Connection
+    ring: Keyring
+    settings: Settings
+
+
+@pytest.fixture
+def platform(oltp: Settings) -> Iterator[Platform]:
+    ring = open_keyring(oltp)
+    with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
+        yield Platform(conn, ring, oltp)
+
+
+@pytest.fixture
+def another(platform: Platform, servers: Any, oltp_template: str) -> Iterator[Callable[[], Platform]]:
+    """Makes one more empty database each time it is called."""
+    with psycopg.connect(servers.superuser("oltp"), autocommit=True) as superuser, ExitStack() as stack:
+        def make() -> Platform:
+            name = f"oltp_{secrets.token_hex(6)}"
+            superuser.execute(sql.SQL("create database {} template {} owner payments_owner").format(
+                sql.Identifier(name), sql.Identifier(oltp_template)))
+            stack.callback(superuser.execute, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+            dsn = servers.url("STRIPE_PLATFORM_OLTP_DSN", name)
+            conn = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+            return Platform(conn, platform.ring, platform.settings)
+
+        yield make

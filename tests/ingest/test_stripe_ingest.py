@@ -1,0 +1,309 @@
+"""Imports on a real database: whatever the order, the repetition and the cuts between batches, the rows are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ingest_snapshot import differences, snapshot
+from stripe_objects import CARD, SECRET, T0, account, charge, customer, event, intent, method, movement, rows, take
+from typer.testing import CliRunner
+
+from stripe_platform import cli
+from stripe_platform.ingest.stripe import importing
+from stripe_platform.ingest.stripe.arrivals import Delivery
+from stripe_platform.ingest.stripe.importing import import_records
+from stripe_platform.ingest.stripe.kinds import ALL, ENTITIES, MODELLED
+from stripe_platform.ingest.stripe.reading import Record, read_file
+from stripe_platform.ingest.stripe.world import COUNTRY_CODES, CURRENCY_CODES
+from stripe_platform.vault import open_value
+
+pytestmark = pytest.mark.servers
+FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stripe_fixtures"
+needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"SKIPPED: Stripe's API fixtures are not in {FIXTURES}")
+
+
+def test_every_relation_of_the_schema_is_declared_as_one(platform):
+    """A foreign key that the importer does not queue would cost the object its row."""
+    keys = rows(platform.conn, """
+        select c.conrelid::regclass::text, a.attname, c.confrelid::regclass::text from pg_constraint c
+        join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any(c.conkey)
+        where c.contype = 'f' and c.connamespace = 'oltp'::regnamespace and c.conparentid = 0""")
+    tables = {(t.removeprefix("oltp."), column): parent.removeprefix("oltp.") for t, column, parent in keys}
+    declared = {(kind.table, spec.column) for kind in ALL.values() for spec in kind.fields if spec.parent or spec.currency}
+    for kind in ALL.values():
+        for child in kind.children:
+            declared |= {(child.table, spec.column) for spec in child.fields if spec.parent or spec.currency}
+            declared |= {(child.table, child.key), (child.table, child.number)}
+        declared |= {(kind.table, column) for column in kind.key_columns}
+        for spec in kind.fields:
+            if (kind.table, spec.column) in tables and spec.parent:
+                assert spec.parent in tables[kind.table, spec.column] or kind.table in ("charges", "payment_intents")
+    ours = {(t, c) for (t, c) in tables if t in {k.table for k in ALL.values()}}
+    made_here = {("charges", "terminal_id"), ("balance_transactions", "ledger_entry_id"),
+                 ("balance_transactions", "available_entry_id")}  # fmt: skip
+    filled = {(t, c) for (t, c) in ours if any(s.column == c for k in ALL.values() if k.table == t for s in k.fields)}
+    assert filled - declared - made_here == set()
+
+
+def test_the_world_is_seeded(platform):
+    take(platform.conn, platform.ring, customer())
+    assert {r[0] for r in rows(platform.conn, "select code from oltp.currencies")} >= CURRENCY_CODES
+    assert {r[0] for r in rows(platform.conn, "select code from oltp.countries")} >= COUNTRY_CODES
+
+
+def test_a_payment_in_any_order_stands_whole_with_its_relations_and_is_booked(another):
+    whole = [account(), customer(), method(), intent(status="succeeded", amount_received=1000), charge(), movement()]
+    for seed in range(4):
+        shuffled = random.Random(seed).sample(whole, len(whole))
+        platform = another()
+        report = take(platform.conn, platform.ring, *shuffled, account="acct_1").as_json()
+        assert (report["received"], report["normalised"], report["lost"]) == (6, 6, 0)
+        assert rows(platform.conn, "select payment_intent_id, account_id, customer_id, payment_method_id from oltp.charges") \
+            == [("pi_1", "acct_1", "cus_1", "pm_1")]
+        assert rows(platform.conn, "select * from ingest.pending_references") == []
+        assert rows(platform.conn, "select ledger_entry_id is not null from oltp.balance_transactions") == [(True,)]
+
+
+def test_what_a_relation_waits_for_is_queued_and_set_when_it_comes(platform):
+    take(platform.conn, platform.ring, charge())
+    waiting = rows(platform.conn, "select column_name, parent_id, conflict from ingest.pending_references order by 1")
+    assert waiting == [("customer_id", "cus_1", False), ("payment_intent_id", "pi_1", False),
+                       ("payment_method_id", "pm_1", False)]  # fmt: skip
+    take(platform.conn, platform.ring, customer())
+    take(platform.conn, platform.ring, method())
+    assert rows(platform.conn, "select customer_id, payment_method_id, payment_intent_id from oltp.charges") == [
+        ("cus_1", "pm_1", None)]
+
+
+def test_another_payers_card_leaves_the_charge_and_marks_the_conflict_until_it_is_gone(platform):
+    take(platform.conn, platform.ring, customer(), customer("cus_2"), method(owner="cus_2"), charge(payment_intent=None))
+    assert rows(platform.conn, "select customer_id, payment_method_id from oltp.charges") == [("cus_1", None)]
+    assert rows(platform.conn, "select column_name, conflict from ingest.pending_references") == [
+        ("payment_method_id", True)]
+    take(platform.conn, platform.ring, event(method(), "payment_method.updated", at=T0 + 5))
+    assert rows(platform.conn, "select customer_id, payment_method_id from oltp.charges") == [("cus_1", "pm_1")]
+    take(platform.conn, platform.ring, event(method(owner="cus_2"), "payment_method.updated", at=T0 + 9))
+    assert rows(platform.conn, "select customer_id, payment_method_id from oltp.charges") == [("cus_1", None)]
+    assert rows(platform.conn, "select conflict from ingest.pending_references") == [(True,)]
+
+
+def test_a_detached_card_keeps_its_last_owner_and_its_payments(platform):
+    take(platform.conn, platform.ring, customer(), method(), charge(payment_intent=None))
+    take(platform.conn, platform.ring, event(method(owner=None), "payment_method.detached", at=T0 + 5))
+    assert rows(platform.conn, "select customer_id, detached from oltp.payment_methods") == [("cus_1", True)]
+    assert rows(platform.conn, "select payment_method_id from oltp.charges") == [("pm_1",)]
+
+
+def test_the_newest_state_shows_and_the_history_is_that_of_the_states(another):
+    states = [("requires_payment_method", T0), ("requires_action", T0 + 1), ("processing", T0 + 1), ("succeeded", T0 + 9)]
+    events = [event(intent(status=state, payment_method=None, customer=None), "payment_intent.updated", at=at, key=f"evt_{i}")
+              for i, (state, at) in enumerate(states)]  # fmt: skip
+    for order in (events, events[::-1], [events[2], events[0], events[3], events[1]]):
+        platform = another()
+        for one in order:
+            take(platform.conn, platform.ring, one)
+        assert rows(platform.conn, "select status from oltp.payment_intents") == [("succeeded",)]
+        history = rows(platform.conn, "select from_status, to_status, event_id from oltp.status_history order by position")
+        assert history == [("requires_payment_method", "requires_action", "evt_1"),
+                           ("requires_action", "processing", "evt_2"), ("processing", "succeeded", "evt_3")]  # fmt: skip
+
+
+def test_deleted_keeps_what_was_known_and_one_made_anew_lives(another):
+    stub = {"id": "cus_1", "object": "customer", "deleted": True}
+    for order in ([customer(), stub], [stub, customer()]):
+        platform = another()
+        for one in order:
+            take(platform.conn, platform.ring, one)
+        assert rows(platform.conn, "select deleted, currency, email_ciphertext is not null from oltp.customers") == [
+            (True, "eur", True)]
+    coupon = {"id": "SPRING", "object": "coupon", "created": T0, "percent_off": 5, "duration": "once"}
+    take(platform.conn, platform.ring, event(coupon, "coupon.deleted", at=T0 + 5, key="evt_2"))
+    assert rows(platform.conn, "select deleted from oltp.coupons") == [(True,)]
+    take(platform.conn, platform.ring, {**coupon, "created": T0 + 9})
+    assert rows(platform.conn, "select deleted from oltp.coupons") == [(False,)]
+
+
+def test_a_capability_waits_for_its_account(platform):
+    capability = {"id": "card_payments", "object": "capability", "account": "acct_1", "status": "active", "requested": True,
+                  "requested_at": T0}  # fmt: skip
+    report = take(platform.conn, platform.ring, capability).as_json()
+    assert (report["normalised"], report["quarantined"], report["lost"]) == (0, 1, 0)
+    assert "account has not arrived" in rows(platform.conn, "select reason from ingest.objects")[0][0]
+    take(platform.conn, platform.ring, account())
+    assert rows(platform.conn, "select account_id, name, status, requested from oltp.capabilities") == [
+        ("acct_1", "card_payments", "active", True)]
+    assert rows(platform.conn, "select state from ingest.objects where kind = 'capability'") == [("normalised",)]
+
+
+def test_a_delivery_twice_is_one_row_and_counted_as_what_it_is(platform):
+    first = take(platform.conn, platform.ring, event(charge(), "charge.succeeded")).as_json()
+    again = take(platform.conn, platform.ring, event(charge(), "charge.succeeded"), charge()).as_json()
+    assert (first["duplicates"], again["duplicates"], again["normalised"]) == (0, 1, 2)
+    assert rows(platform.conn, "select count(*) from ingest.objects") == [(3,)]
+    assert rows(platform.conn, "select count(*) from oltp.charges") == [(1,)]
+
+
+def test_one_id_for_several_types_is_several_events(platform):
+    take(platform.conn, platform.ring, event(charge(), "charge.succeeded"), event(charge(), "charge.captured"))
+    assert rows(platform.conn, "select id, type from oltp.events order by 2") == [
+        ("evt_1", "charge.captured"), ("evt_1", "charge.succeeded")]
+
+
+def test_nothing_is_lost_of_hostile_input(platform):
+    changes: list[dict[str, object]] = [
+        {"amount": "1000"}, {"amount": -5}, {"currency": 7}, {"status": ["x"]}, {"outcome": "x"}, {"created": None},
+        {"customer": {"id": ["a"]}}, {"description": "\ud800" + "x" * 100_000}, {"metadata": "a\x00b"},
+        {"amount": 10**400}, {"payment_method_details": [1]}, {"id": None},
+        {"refunds": {"object": "list", "data": [1, None, "x"]}},
+    ]  # fmt: skip
+    odd = [{**charge(f"ch_{i}"), **change} for i, change in enumerate(changes)]
+    found = [*odd, {}, {"object": 7}, {"object": "x" * 500}, {"object": CARD}, 7, None, "x", [], {"id": "a", "object": "event"},
+             event({}, "charge.updated"), event(charge(), CARD), {"object": "list", "data": "x"}]  # fmt: skip
+    report = take(platform.conn, platform.ring, found).as_json()
+    assert report["lost"] == 0
+    assert report["received"] == len(found)
+    assert report["normalised"] + report["quarantined"] + report["unmodelled"] == report["received"]
+    assert rows(platform.conn, "select count(*) from ingest.objects where state = 'quarantined' and reason is null") == [(0,)]
+
+
+def test_what_the_database_alone_refuses_costs_only_itself(platform, monkeypatch):
+    monkeypatch.setitem(ALL, "refund", dataclasses.replace(ALL["refund"], rules=()))
+    refunds = [{"id": f"re_{i}", "object": "refund", "amount": amount, "currency": "eur", "created": T0}
+               for i, amount in enumerate([5, 0, 7])]  # fmt: skip
+    report = take(platform.conn, platform.ring, *refunds).as_json()
+    assert (report["normalised"], report["quarantined"], report["lost"]) == (2, 1, 0)
+    [(reason,)] = rows(platform.conn, "select reason from ingest.objects where state = 'quarantined'")
+    assert reason.startswith("refund re_1: the database refuses its row (rule ")
+
+
+def test_a_quarantined_object_is_judged_anew_when_it_comes_again(platform, monkeypatch):
+    odd = charge(status="settled")
+    assert take(platform.conn, platform.ring, odd).as_json()["quarantined"] == 1
+    wider = dataclasses.replace(
+        ALL["charge"], derive=lambda _obj, _context: {"status": "succeeded", "captured": 1000, "refunded": 0})
+    monkeypatch.setitem(ALL, "charge", wider)
+    assert take(platform.conn, platform.ring, odd).as_json()["normalised"] == 1
+    assert rows(platform.conn, "select state, reason from ingest.objects") == [("normalised", None)]
+
+
+def test_personal_data_opens_with_the_payers_one_key(platform):
+    take(platform.conn, platform.ring, customer(), charge(), charge("ch_2"))
+    [(sealed,)] = rows(platform.conn, "select name_ciphertext from oltp.customers")
+    assert open_value(platform.conn, platform.ring, sealed, "oltp.customers", "name_ciphertext", "cus_1", "cus_1") \
+        == SECRET.encode()
+    assert rows(platform.conn, "select count(*) from vault.subject_keys where subject = 'cus_1'") == [(1,)]
+
+
+def test_drift_says_which_versions_sent_it(platform):
+    for version in ("2024-06-20", "2020-08-27"):
+        take(platform.conn, platform.ring, event({**charge(), "fresh_field": 1}, "charge.updated", key=f"evt_{version}",
+                                                 api_version=version))  # fmt: skip
+    assert rows(platform.conn, "select path, first_version, last_version, seen from ingest.drift where path = 'fresh_field'") \
+        == [("fresh_field", "2020-08-27", "2024-06-20", 2)]
+
+
+IDS = st.sampled_from(("1", "2"))
+OWNER = st.sampled_from(("cus_1", "cus_2", None))
+WHEN = st.integers(T0, T0 + 3)
+
+
+@st.composite
+def deliveries(draw):
+    made = draw(st.sampled_from(("customer", "method", "intent", "charge", "account", "movement", "refund", "gone", "price")))
+    key, owner = draw(IDS), draw(OWNER)
+    obj = {
+        "customer": lambda: customer(f"cus_{key}", balance=draw(st.integers(-5, 5))),
+        "method": lambda: method(f"pm_{key}", owner),
+        "intent": lambda: intent(f"pi_{key}", owner, status=draw(st.sampled_from(("processing", "succeeded"))),
+                                 currency=draw(st.sampled_from(("eur", "usd")))),  # fmt: skip
+        "charge": lambda: charge(f"ch_{key}", owner, amount_refunded=draw(st.sampled_from((0, 10))),
+                                 customer_object=None, payment_intent=draw(st.sampled_from(("pi_1", "pi_2", intent("pi_2"))))),
+        "account": lambda: account(f"acct_{key}", capabilities={"transfers": draw(st.sampled_from(("active", "pending")))}),
+        "movement": lambda: movement(f"txn_{key}", source=f"ch_{key}"),
+        "refund": lambda: {"id": f"re_{key}", "object": "refund", "amount": 5, "currency": "eur", "created": T0,
+                           "charge": f"ch_{key}", "status": draw(st.sampled_from(("pending", "succeeded", "odd")))},
+        "gone": lambda: {"id": f"cus_{key}", "object": "customer", "deleted": True},
+        "price": lambda: {"id": f"price_{key}", "object": draw(st.sampled_from(("price", "plan"))), "created": T0,
+                          "currency": "eur", "product": "prod_1", "nickname": draw(st.sampled_from(("a", "b")))},
+    }[made]()  # fmt: skip
+    obj.pop("customer_object", None)
+    if draw(st.booleans()):
+        who = draw(st.sampled_from((None, "acct_1", "acct_2")))
+        kind = "customer.deleted" if made == "customer" and draw(st.booleans()) else f"{obj['object']}.updated"
+        return event(obj, kind, at=draw(WHEN), key=f"evt_{draw(st.integers(1, 9))}", **({"account": who} if who else {}))
+    return obj
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(found=st.lists(deliveries(), min_size=2, max_size=14), data=st.data())
+def test_any_order_repetition_and_cut_gives_the_same_rows(another, found, data):
+    shuffled = data.draw(st.permutations(found))
+    repeated = [*shuffled, *data.draw(st.lists(st.sampled_from(found), max_size=4))]
+    platform = another()
+    take(platform.conn, platform.ring, *found)
+    expected = snapshot(platform.conn, platform.ring)
+    platform = another()
+    at = data.draw(st.integers(0, len(repeated)))
+    for part in (repeated[:at], repeated[at:]):
+        for one in data.draw(st.sampled_from((lambda p: [p], lambda p: [[x] for x in p])))(part):
+            take(platform.conn, platform.ring, *one)
+    assert differences(expected, snapshot(platform.conn, platform.ring)) == []
+
+
+def fixture_records() -> list[Record]:
+    return [record for file in sorted(FIXTURES.glob("*.json.gz")) for record in read_file(file)]
+
+
+@needs_fixtures
+def test_stripes_fixtures_of_nine_years_go_in_once_twice_and_shuffled(platform, another, monkeypatch):
+    found = fixture_records()
+    report = import_records(platform.conn, platform.ring, found, Delivery("fixtures")).as_json()
+    print(json.dumps({k: v for k, v in report.items() if k not in ("kinds", "modelled")}))
+    assert report["received"] == len(found)
+    assert report["lost"] == 0
+    assert report["normalised"] + report["quarantined"] + report["unmodelled"] == len(found)
+    assert report["normalised_share"] >= 0.97
+    assert {kind for kind, row in report["kinds"].items() if row["share"] is not None} == set(report["kinds"]) & MODELLED
+    assert not [kind for kind, row in report["kinds"].items() if kind in ENTITIES and row["unmodelled"]]
+    assert rows(platform.conn, "select count(*) from ingest.objects where state = 'quarantined' and reason is null") == [(0,)]
+    expected = snapshot(platform.conn, platform.ring)
+    import_records(platform.conn, platform.ring, found, Delivery("fixtures"))
+    assert differences(expected, snapshot(platform.conn, platform.ring)) == []
+    platform = another()
+    monkeypatch.setattr(importing, "BATCH", 150)
+    random.Random(7).shuffle(found)
+    import_records(platform.conn, platform.ring, [*found, *found[:200]], Delivery("fixtures"))
+    assert differences(expected, snapshot(platform.conn, platform.ring)) == []
+
+
+def test_the_command_says_what_became_of_a_file(platform, tmp_path):
+    file = tmp_path / "export.jsonl"
+    file.write_text("\n".join(json.dumps(o) for o in (customer(), charge(), charge("ch_2", status="odd"))))
+    done = CliRunner().invoke(cli.app, ["ingest", str(file), "--account", "acct_1", "--json", "--drift"])
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert done.exit_code == 0
+    assert (report["received"], report["normalised"], report["quarantined"], report["lost"]) == (3, 2, 1, 0)
+    assert report["kinds"]["charge"]["share"] == 0.5
+    assert report["normalised_share"] == round(2 / 3, 6)
+    assert set(report["modelled"]) >= ENTITIES
+    assert isinstance(report["drift"], list)
+    shown = CliRunner().invoke(cli.app, ["ingest", str(file)])
+    assert "3 received, 2 normalised, 1 in quarantine" in " ".join(shown.stdout.split())
+
+
+def test_standard_input_is_read_and_broken_input_is_one_sentence(platform, monkeypatch, capsys):
+    done = CliRunner().invoke(cli.app, ["ingest", "-", "--json"], input=json.dumps(event(charge(), "charge.updated")))
+    assert json.loads(done.stdout.splitlines()[-1])["normalised"] == 1
+    for arguments, said in ((["nowhere.json"], "cannot be read"), (["--api"], "STRIPE_PLATFORM_STRIPE_API_KEY is not set"),
+                            ([], "name files"), (["x", "--account", "a b"], "--account")):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["stripe-platform", "ingest", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 1
+        assert said in capsys.readouterr().err
