@@ -205,7 +205,7 @@ def demo(
     days: Annotated[int | None, typer.Option(help="Business days; default 28, or all a file holds.")] = None,
     source: Annotated[list[Path] | None, typer.Option(help="Transactions file (Parquet, CSV); may repeat.")] = None,
     currency: Annotated[str, typer.Option(help="Currency of a file that names none.")] = "eur",
-    per_day: Annotated[int, typer.Option(help="Simulated charges a day.")] = 9_600,
+    per_day: Annotated[int, typer.Option(help="Simulated charges a day.")] = 9_000,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -36,7 +36,7 @@ class FeedSpec:
 
     @classmethod
     def simulated(
-        cls, *, seed: int = 0, first_day: dt.date = FIRST_DAY, days: int = 28, per_day: int = 9_600,
+        cls, *, seed: int = 0, first_day: dt.date = FIRST_DAY, days: int = 28, per_day: int = 9_000,
         dispute_lag_days: int = 14,
     ) -> FeedSpec:
         """A fixed past calendar of simulated payments."""

@@ -20,7 +20,7 @@ from psycopg import sql
 from stripe_platform.keyring import Keyring
 from stripe_platform.keys import OLTP_TABLES
 from stripe_platform.oltp import changes
-from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar
+from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar, partitions_stand
 from stripe_platform.oltp.copies import BY_TABLE as COPIES
 from stripe_platform.oltp.feed import DayLoad, count_day
 from stripe_platform.oltp.reference import seed_books
@@ -97,9 +97,12 @@ def _load_day(
     conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows], turn: Turn | None,
     reference: Reference,
 ) -> DayLoad:
-    # Its own transaction: a day that waits for an earlier one must not hold what that one needs to make partitions.
-    with conn.transaction():
-        make_partitions_ahead(conn, day)
+    # Its own transaction, after the days before: a new partition locks what they are writing to.
+    if not partitions_stand(conn, day):
+        if turn is not None:
+            turn.wait_for_close()
+        with conn.transaction():
+            make_partitions_ahead(conn, day)
     with conn.transaction():
         if turn is None:
             own_calendar(conn)
@@ -174,7 +177,7 @@ def _after_earlier_days(
             _copy(conn, ring, table.name, content.tables[table.name], day)
         if (rows := content.later.get(table.name)) is not None and rows.num_rows:
             _copy(conn, ring, table.name, rows, day)
-    if "charges" in content.later:
+    if "charges" in _filled(content.later):
         conn.execute("select ledger.earn_day(%s, %s)", [day, content.later["charges"]["id"].to_pylist()])
     _follow_refunds(conn, content.tables.get("refunds"), day)
     _follow_disputes(conn, content.tables.get("disputes"), day)
@@ -184,7 +187,7 @@ def _after_earlier_days(
     changes.follow_refunds(conn, content.updates.get("refunds"))
     conn.execute("select ledger.decide_day(%s, %s, %s::timestamptz[])",
                  [day, *changes.movements(content.updates, "refunds", "disputes")])
-    if "payouts" in content.tables:
+    if "payouts" in names:
         conn.execute("select ledger.pay_out_day(%s, %s)", [day, content.tables["payouts"]["id"].to_pylist()])
     conn.execute("select ledger.settle_payouts_day(%s, %s, %s::timestamptz[])",
                  [day, *changes.movements(content.updates, "payouts")])

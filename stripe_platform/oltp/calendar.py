@@ -58,6 +58,14 @@ def make_partitions_ahead(conn: psycopg.Connection, day: dt.date) -> None:
     conn.execute("select ops.make_partitions(%s, %s)", [day, day + dt.timedelta(days=7)])
 
 
+def partitions_stand(conn: psycopg.Connection, day: dt.date) -> bool:
+    """Whether the partitions that `make_partitions_ahead` would make stand; all families get theirs together."""
+    months = {f"oltp.payment_intents_{each:%Y_%m}" for each in (day, day + dt.timedelta(days=7))}
+    row = conn.execute("select bool_and(to_regclass(m) is not null) from unnest(%s::text[]) as m",
+                       [sorted(months)]).fetchone()
+    return bool(row and row[0])
+
+
 def close_days_over(conn: psycopg.Connection, first: dt.date, day: dt.date, source: str = SOURCE) -> list[dt.date]:
     """Close, in order, the days up to `day` that are over by the server's clock; those closed now.
 

@@ -52,7 +52,7 @@ def _statement(table: str, columns: list[str]) -> sql.Composed:
     name = sql.Identifier("oltp", table)
     settings = sql.SQL(", ").join(
         sql.SQL("{0} = coalesce(n.{0}, t.{0})").format(sql.Identifier(column)) for column in columns)
-    history = sql.SQL("")
+    history: sql.Composable = sql.SQL("")
     if "status" in columns:
         history = sql.SQL(
             ", kept as (insert into oltp.status_history (object_kind, object_id, from_status, to_status, at)"

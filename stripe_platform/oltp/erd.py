@@ -31,13 +31,15 @@ DOMAINS: dict[str, tuple[str, ...]] = {
         "payment_evaluations", "payment_evaluation_signals", "value_lists", "value_list_items", "fraud_assessments",
     ),
     "billing": (
-        "subscriptions", "subscription_items", "invoices", "invoice_items", "invoice_lines", "invoice_payments",
-        "invoice_taxes", "credit_notes", "credit_note_lines", "discounts", "tax_ids", "customer_balance_transactions",
+        "subscriptions", "subscription_items", "subscription_billing", "subscription_cycles", "subscription_tax_rates",
+        "dunning_policies", "dunning_steps", "invoices", "invoice_items", "invoice_lines", "invoice_line_discounts",
+        "invoice_payments", "invoice_taxes", "credit_notes", "credit_note_lines", "discounts", "tax_ids",
+        "customer_balance_transactions",
     ),
     "connect": (
-        "accounts", "capabilities", "terminals", "bank_accounts", "payouts", "payout_balance_transactions",
-        "transfers", "transfer_reversals", "application_fees", "fee_refunds", "topups", "reserve_plans",
-        "reserve_holds", "reserve_releases",
+        "accounts", "capabilities", "terminals", "bank_accounts", "payout_schedules", "payouts",
+        "payout_balance_transactions", "bank_statement_lines", "transfers", "transfer_reversals", "application_fees",
+        "fee_refunds", "topups", "reserve_plans", "reserve_holds", "reserve_releases",
     ),
     "ledger": (
         "balance_transactions", "fee_details", "fee_policies", "posting_rules", "ledger_account_kinds",

@@ -1,55 +1,41 @@
-"""Rows of one simulated business day: charges with intent and outcome, refunds, disputes, warnings, rates.
+"""Rows of one simulated business day: payments, what falls due of earlier ones, subscriptions, payouts, rates.
 
-What falls due on a day (refunds, disputes, warnings) is worked out from the charges of earlier days, which are made
-again from the seed. Currency amounts follow from the euro amount at the day's rate, in the currency's minor units.
+What falls due on a day is worked out from the charges of earlier days, which are made again from the seed: every day is
+a function of the seed and its date. Changes of rows that earlier days brought come as updates of this day.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import lru_cache
-from threading import Lock
+from collections import defaultdict
+from collections.abc import Collection
+from functools import cached_property, lru_cache
+from threading import RLock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from stripe_platform.money import exponent
 from stripe_platform.oltp.bulk import DayRows
-from stripe_platform.oltp.ids import day_us, seeded, uuid7_ids
+from stripe_platform.oltp.ids import day_us, seeded
 from stripe_platform.oltp.reference import CURRENCIES, REPORTING
-from stripe_platform.simulation.traffic import DAY_US, Charges, Traffic
+from stripe_platform.simulation import aftermath, payments
+from stripe_platform.simulation.aftermath import Docket, Fates
+from stripe_platform.simulation.bills import Day
+from stripe_platform.simulation.members import Members
+from stripe_platform.simulation.merchants import Merchants
+from stripe_platform.simulation.payments import REFUND_DAYS, Made, stamps
+from stripe_platform.simulation.payouts import Payouts
+from stripe_platform.simulation.settlement import Settlement
+from stripe_platform.simulation.subscriptions import Subscriptions
+from stripe_platform.simulation.traffic import DAY_US, Traffic
 from stripe_platform.simulation.world import Options, World
 
-DECLINED, REFUNDED, REFUND_DAYS = 0.025, 0.015, 10
-QUARRELS = 0.0006  # genuine charges disputed for other reasons than fraud
-WARNED = 0.6  # frauds whose issuer warns before the dispute
-_DECLINES = np.array(["card_declined", "insufficient_funds", "expired_card", "incorrect_cvc", "processing_error"])
-_QUARREL_REASONS = np.array(["product_not_received", "product_unacceptable", "duplicate", "subscription_canceled"])
-_FRAUD_TYPES = np.array(["made_with_stolen_card", "made_with_lost_card", "unauthorized_use_of_card",
-                         "made_with_counterfeit_card"])  # fmt: skip
-_DEVICES = {"pos": ("pos",), "web": ("desktop", "mobile", "tablet"), "mobile_app": ("mobile", "tablet")}
-Columns = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A day's charges as rows, and what will become of them (instants in Unix microseconds, 0 = never)."""
-
-    charges: Charges
-    ids: pa.Array
-    intents: pa.Array
-    created_us: np.ndarray
-    minor: np.ndarray
-    currency: np.ndarray
-    declined: np.ndarray
-    device: np.ndarray
-    refund_us: np.ndarray
-    refund_minor: np.ndarray
-    dispute_us: np.ndarray
-    warning_us: np.ndarray
+INSTANTS = frozenset({
+    "at", "billing_cycle_anchor", "cancel_at", "canceled_at", "created", "current_period_end", "current_period_start",
+    "ended_at", "finalized_at", "marked_uncollectible_at", "next_payment_attempt", "paid_at", "period_end",
+    "period_start", "resumes_at", "start_date", "trial_end", "trial_start", "voided_at",
+})  # fmt: skip
 
 
 class Days:
@@ -58,156 +44,167 @@ class Days:
     def __init__(self, options: Options, business: Collection[dt.date]) -> None:
         self.options = options
         self.world = World(options)
-        self.traffic = Traffic(self.world)
+        self.merchants, self.traffic = Merchants(self.world), Traffic(self.world)
         self.business = business
-        self._currencies = self.world.account_currency[self.world.terminal_account]
-        self._cache = lru_cache(maxsize=48)(self._made)
-        self._making = Lock()
+        self.settlement = Settlement(self.merchants, self.rate)
+        self.payouts = Payouts(self.merchants, self.net, self.live)
+        self.made = self._once(6, self._made)
+        self.fates = self._once(256, self._fates)
+        self.refunds = self._once(256, lambda day: self._docket("re", day))
+        self.disputes = self._once(256, lambda day: self._docket("dp", day))
+        self.reviews = self._once(16, lambda day: aftermath.reviews(self.made(day), options.seed, day))
 
-    def made(self, day: dt.date) -> Made:
-        """The day's charges; made once, also when two threads ask."""
-        with self._making:
-            return self._cache(day)
+    def _once(self, most: int, make: Any) -> Any:
+        """Made once and kept for a while, also when two threads ask."""
+        cached, making = lru_cache(maxsize=most)(make), RLock()
+
+        def get(day: dt.date) -> Any:
+            with making:
+                return cached(day)
+
+        return get
+
+    @cached_property
+    def members(self) -> Members:
+        return Members(self.merchants)
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        return Subscriptions(self.members, lambda day: day in self.business, max(self.business))
+
+    def live(self, day: dt.date) -> bool:
+        """Whether a day is simulated: with charges, or in the tail of the calendar."""
+        number = self.number(day)
+        return day in self.business or 0 <= number < self.options.days + self.options.dispute_lag_days
 
     def rows(self, day: dt.date) -> DayRows:
-        """Every row that comes into being on `day`."""
-        tables = self.world.rows() if day == self.options.first_day else {}
+        """Every row that comes into being on `day`, and every change of older ones."""
+        content, seed = DayRows(), self.options.seed
+        tables, start = content.tables, day_us(day)
+        if day == self.options.first_day:
+            tables.update(self.world.rows())
+            for name, rows in self.members.rows().items():
+                tables[name] = pa.concat_tables([tables[name], rows.cast(tables[name].schema)])
+            tables.update(self.merchants.rows())
         tables["exchange_rates"] = self._rates(day)
+        changes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         if day in self.business:
-            tables.update(self._charge_rows(self.made(day)))
-            tables["refunds"] = self._refunds(day)
-        tables["disputes"] = self._disputes(day)
-        tables["early_fraud_warnings"] = self._warnings(day)
-        return DayRows(tables)
+            tables.update(payments.rows(self.world, self.made(day), day))
+            tables["reviews"] = self.reviews(day)[0]
+            self._subscribe(self.subscriptions.book.day(day), content, changes)
+        tables["refunds"] = aftermath.refund_rows(self.refunds(day))
+        tables["disputes"] = aftermath.dispute_rows(self.disputes(day))
+        tables["early_fraud_warnings"] = aftermath.warning_rows(
+            self._due(day, "warning_us", self.options.dispute_lag_days), seed, day)
+        tables["payouts"] = self.payouts.rows(self.number(day))
+        for found, moved in self.moved(day, disputes=False):
+            changes["refunds"] += aftermath.refund_changes(found, moved)
+        for found, moved in self.moved(day, disputes=True):
+            changes["disputes"] += aftermath.dispute_changes(found, moved)
+        changes["payouts"] += self.payouts.changes(self.number(day))
+        for back in (1, 2):
+            self._close(day - dt.timedelta(days=back), start, changes, tables)
+        content.updates = {name: as_table(rows) for name, rows in changes.items() if rows}
+        return content
+
+    def _subscribe(self, found: Day, content: DayRows, changes: defaultdict[str, list[dict[str, Any]]]) -> None:
+        """Renewals may retry an intent of an earlier day: their payments come after the rest of the day."""
+        for name, rows in found.rows.items():
+            target = content.later if name in ("payment_intents", "charges", "charge_outcomes") else content.tables
+            target[name] = as_table(rows)
+        for name, rows in found.changes.items():
+            changes[name] += rows
+
+    def _close(
+        self, day: dt.date, start: int, changes: defaultdict[str, list[dict[str, Any]]], tables: dict[str, pa.Table]
+    ) -> None:
+        """Reviews are closed and abandoned intents canceled within two days."""
+        if day not in self.business:
+            return
+        changes["reviews"] += [row for row in self.reviews(day)[1] if start <= row["at"] < start + DAY_US]
+        ids, _, _, canceled = payments.abandoned_ids(self.world, self.made(day), day)
+        gone = [(ids[i], int(us)) for i, us in enumerate(canceled) if start <= us < start + DAY_US]
+        changes["payment_intents"] += [{"id": name, "at": us, "status": "canceled", "amount_received": None}
+                                       for name, us in gone]
+        if gone:
+            rows = pa.table({
+                "payment_intent_id": [name for name, _ in gone], "cancellation_reason": ["abandoned"] * len(gone),
+                "canceled_at": stamps(np.array([us for _, us in gone]))})
+            held = tables.get("payment_intent_details")
+            tables["payment_intent_details"] = rows if held is None else pa.concat_tables([held, rows])
+
+    def moved(self, day: dt.date, *, disputes: bool) -> list[tuple[Docket, list[tuple[int, int]]]]:
+        """Refunds or disputes of earlier days whose status changes on `day`."""
+        start, most = day_us(day), aftermath.DECIDED if disputes else aftermath.REFUND_ENDS
+        found = []
+        for back in range(most, -1, -1):
+            begun = day - dt.timedelta(days=back)
+            if self.live(begun):
+                docket = (self.disputes if disputes else self.refunds)(begun)
+                if moved := docket.moved(start, self._lives_at):
+                    found.append((docket, moved))
+        return found
+
+    def net(self, day: dt.date) -> np.ndarray:
+        """By merchant: what the day's movements but payouts bring, after fees, in settlement currencies."""
+        settle = self.settlement
+        total = settle.taken(self.refunds(day), disputes=False) + settle.taken(self.disputes(day), disputes=True)
+        for disputes in (False, True):
+            for found, moved in self.moved(day, disputes=disputes):
+                total = total + settle.changed(found, moved, disputes=disputes)
+        if day in self.business:
+            made = self.made(day)
+            total = total + settle.earned(settle.settled(made.captured, made.account, day), made.account)
+            amount, account = self.renewed(day)
+            total = total + settle.earned(settle.settled(amount, account, day), account)
+        return total
+
+    def renewed(self, day: dt.date) -> tuple[np.ndarray, np.ndarray]:
+        """Amounts and merchants of the day's renewals that were paid."""
+        paid = [row for row in self.subscriptions.book.day(day).rows["charges"] if row["amount_captured"] > 0]
+        index = self.members.index
+        return (np.array([row["amount_captured"] for row in paid], dtype=np.int64),
+                np.array([index[row["account_id"]] for row in paid], dtype=np.int64))
 
     def rate(self, day: dt.date) -> dict[str, float]:
         """Euro for one major unit of each currency: the indicative rate and a slow random walk."""
-        steps = max(0, self._number(day)) + 1
+        steps = max(0, self.number(day)) + 1
         rates = {}
         for currency, (_, _, _, base) in CURRENCIES.items():
             walk = seeded(self.options.seed, "rate", currency).normal(0, 0.003, steps).sum()
             rates[currency] = 1.0 if currency == REPORTING else round(float(base) * float(np.exp(walk)), 10)
         return rates
 
+    def number(self, day: dt.date) -> int:
+        """Days since the first one."""
+        return (day - self.options.first_day).days
+
     def _made(self, day: dt.date) -> Made:
-        charges = self.traffic.day(self._number(day))
-        n = len(charges)
-        rng = seeded(self.options.seed, "fate", day.isoformat())
-        created = day_us(day) + charges.us
-        currency = self._currencies[charges.terminal]
-        minor = self._minor(charges.amount, currency, day)
-        declined = rng.random(n) < DECLINED
-        kind = self.world.terminal_type[charges.terminal]
-        pick = rng.random(n)
-        device = np.empty(n, dtype="<U7")
-        for terminal_type, devices in _DEVICES.items():
-            mine = kind == terminal_type
-            device[mine] = np.array(devices)[(pick[mine] * len(devices)).astype(np.int64)]
-        fraud = charges.scenario > 0
-        refunded = (rng.random(n) < REFUNDED) & ~declined & ~fraud & (minor > 0)
-        partly = np.where(rng.random(n) < 0.3, rng.uniform(0.1, 0.9, n), 1.0)
-        unit = self._step(currency)
-        refund_minor = np.maximum(unit, (minor * partly / unit).astype(np.int64) * unit)
-        refund_us = created + (rng.uniform(1, REFUND_DAYS, n) * DAY_US).astype(np.int64)
-        quarrel = (rng.random(n) < QUARRELS) & ~fraud & ~refunded
-        lag = DAY_US + (rng.random(n) * (self.options.dispute_lag_days - 1) * DAY_US).astype(np.int64)
-        warned = fraud & (rng.random(n) < WARNED)
-        warning_us = created + DAY_US + ((lag - DAY_US) * rng.random(n)).astype(np.int64)
-        ids = pa.array(uuid7_ids("ch", created, seeded(self.options.seed, "ch", day.isoformat())))
-        intents = pa.array(uuid7_ids("pi", created, seeded(self.options.seed, "pi", day.isoformat())))
-        return Made(
-            charges, ids, intents, created, minor, currency, declined, device,
-            np.where(refunded, refund_us, 0), refund_minor,
-            np.where((fraud | quarrel) & ~declined, created + lag, 0), np.where(warned & ~declined, warning_us, 0),
-        )  # fmt: skip
+        return payments.make(self.world, self.traffic.day(self.number(day)), day, self.rate(day))
 
-    def _minor(self, euro: np.ndarray, currency: np.ndarray, day: dt.date) -> np.ndarray:
-        """Minor units of each charge's currency; three-decimal amounts end in 0, as the networks want them."""
-        rates = self.rate(day)
-        names, which = np.unique(currency, return_inverse=True)
-        rate = np.array([rates[c] for c in names])[which]
-        unit = np.array([10.0 ** -min(2, exponent(c)) for c in names])[which]
-        return np.maximum(1, np.rint(euro / rate / unit).astype(np.int64)) * self._step(currency)
+    def _fates(self, day: dt.date) -> Fates:
+        made = self.made(day)
+        settled = self.settlement.settled(made.captured, made.account, day)
+        return Fates.of(made, settled, self.options.seed, day)
 
-    @staticmethod
-    def _step(currency: np.ndarray) -> np.ndarray:
-        """Smallest difference between two amounts, in minor units."""
-        names, which = np.unique(currency, return_inverse=True)
-        return np.array([10 if exponent(c) == 3 else 1 for c in names])[which]
+    def _docket(self, prefix: str, day: dt.date) -> Docket:
+        field, most = ("refund_us", REFUND_DAYS) if prefix == "re" else ("dispute_us", self.options.dispute_lag_days)
+        due = self._due(day, field, most) if prefix == "dp" or day in self.business else []
+        return aftermath.docket(prefix, due, self.options.seed, day)
 
-    def _charge_rows(self, made: Made) -> dict[str, pa.Table]:
-        charges, world, n = made.charges, self.world, len(made.charges)
-        account = world.account_ids.take(pa.array(world.terminal_account[charges.terminal]))
-        customer, method = (ids.take(pa.array(charges.customer)) for ids in (world.customer_ids, world.method_ids))
-        captured = np.where(made.declined, 0, made.minor)
-        rng = seeded(self.options.seed, "outcome", str(made.created_us[0]) if n else "")
-        score = np.minimum(99, (rng.beta(1.2, 8.0, n) * 100)).astype(np.int64)
-        failure = _DECLINES[rng.integers(0, len(_DECLINES), n)]
-        online = made.device != "pos"
-        abroad = rng.random(n) < 0.02
-        home = world.customer_country[charges.customer]
-        ip = np.where(abroad, np.roll(home, 1), home)
-        shared: Columns = {"account_id": account, "customer_id": customer, "payment_method_id": method,
-                           "amount": made.minor, "currency": made.currency, "created": _stamps(made.created_us)}
-        return {
-            "payment_intents": pa.table({
-                "id": made.intents, **shared, "amount_received": captured,
-                "status": np.where(made.declined, "requires_payment_method", "succeeded"),
-            }),
-            "charges": pa.table({
-                "id": made.ids, "payment_intent_id": made.intents, **shared,
-                "terminal_id": world.terminal_ids.take(pa.array(charges.terminal)), "amount_captured": captured,
-                "status": np.where(made.declined, "failed", "succeeded"),
-                "failure_code": pa.array(failure, mask=~made.declined), "device_type": made.device,
-                "ip_country": pa.array(ip, mask=~online),
-            }),
-            "charge_outcomes": pa.table({
-                "charge_id": made.ids, "type": np.where(made.declined, "issuer_declined", "authorized"),
-                "network_status": np.where(made.declined, "declined_by_network", "approved_by_network"),
-                "reason": pa.array(failure, mask=~made.declined),
-                "risk_level": np.select([score >= 75, score >= 65], ["highest", "elevated"], "normal"),
-                "risk_score": score,
-            }),
-        }  # fmt: skip
-
-    def _refunds(self, day: dt.date) -> pa.Table:
-        parts = []
-        for made, due in self._due(day, "refund_us", REFUND_DAYS):
-            parts.append({"charge_id": made.ids.take(pa.array(due)), "amount": made.refund_minor[due],
-                          "currency": made.currency[due], "created_us": made.refund_us[due]})  # fmt: skip
-        return _with_ids("re", parts, self._rng("re", day),
-                         lambda n, _rng: {"status": ["succeeded"] * n, "reason": ["requested_by_customer"] * n})
-
-    def _disputes(self, day: dt.date) -> pa.Table:
-        parts = []
-        for made, due in self._due(day, "dispute_us", self.options.dispute_lag_days):
-            fraud = made.charges.scenario[due] > 0
-            other = self._rng("quarrel", day, int(made.created_us[0])).integers(0, len(_QUARREL_REASONS), len(due))
-            parts.append({"charge_id": made.ids.take(pa.array(due)), "amount": made.minor[due],
-                          "currency": made.currency[due], "created_us": made.dispute_us[due],
-                          "reason": np.where(fraud, "fraudulent", _QUARREL_REASONS[other])})  # fmt: skip
-        return _with_ids("dp", parts, self._rng("dp", day), lambda n, _rng: {"status": ["needs_response"] * n})
-
-    def _warnings(self, day: dt.date) -> pa.Table:
-        parts = []
-        for made, due in self._due(day, "warning_us", self.options.dispute_lag_days):
-            parts.append({"charge_id": made.ids.take(pa.array(due)), "created_us": made.warning_us[due]})
-        return _with_ids("issfr", parts, self._rng("issfr", day), lambda n, rng: {
-            "fraud_type": _FRAUD_TYPES[rng.integers(0, len(_FRAUD_TYPES), n)], "actionable": rng.random(n) < 0.8})
-
-    def _due(self, day: dt.date, field: str, most: int) -> list[tuple[Made, np.ndarray]]:
+    def _due(self, day: dt.date, field: str, most: int) -> list[tuple[Fates, np.ndarray]]:
         """Charges of the business days before `day` whose `field` falls on it."""
-        start = day_us(day)
-        found = []
+        start, found = day_us(day), []
         for back in range(most, 0, -1):
             earlier = day - dt.timedelta(days=back)
             if earlier in self.business:
-                made = self.made(earlier)
-                at = getattr(made, field)
-                due = np.nonzero((at >= start) & (at < start + DAY_US))[0]
-                if len(due):
-                    found.append((made, due))
+                fates = self.fates(earlier)
+                if len(due := fates.due(field, start)):
+                    found.append((fates, due))
         return found
+
+    def _lives_at(self, us: int) -> bool:
+        return self.live(dt.date(1970, 1, 1) + dt.timedelta(days=us // DAY_US))
 
     def _rates(self, day: dt.date) -> pa.Table:
         rates = {c: r for c, r in self.rate(day).items() if c != REPORTING}
@@ -216,25 +213,11 @@ class Days:
             "rate": [f"{r:.10f}" for r in rates.values()],
         })  # fmt: skip
 
-    def _number(self, day: dt.date) -> int:
-        return (day - self.options.first_day).days
 
-    def _rng(self, what: str, day: dt.date, more: int = 0) -> np.random.Generator:
-        return seeded(self.options.seed, what, day.isoformat(), more)
-
-
-def _stamps(us: np.ndarray) -> pa.Array:
-    return pa.array(us, pa.timestamp("us", "UTC"))
-
-
-def _with_ids(
-    prefix: str, parts: list[Columns], rng: np.random.Generator, more: Callable[[int, np.random.Generator], Columns]
-) -> pa.Table:
-    """Parts joined in time order with ids and further columns; an empty table when nothing is due."""
-    if not parts:
-        return pa.table({})
-    table = pa.concat_tables([pa.table(part) for part in parts])
-    table = table.take(pc.sort_indices(table, [("created_us", "ascending"), ("charge_id", "ascending")]))
-    us = table["created_us"].to_numpy()
-    columns = {name: table[name] for name in table.column_names if name != "created_us"}
-    return pa.table({"id": uuid7_ids(prefix, us, rng), **columns, **more(len(us), rng), "created": _stamps(us)})
+def as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as columns; instants are Unix microseconds, what a row lacks is null."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({
+        name: pa.array([row.get(name) for row in rows], pa.timestamp("us", "UTC") if name in INSTANTS else None)
+        for name in names
+    })

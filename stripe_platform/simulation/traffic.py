@@ -41,7 +41,7 @@ class Traffic:
         self.world = world
         self._seed = world.options.seed
         self.base = lru_cache(maxsize=96)(self._base)
-        self.day = lru_cache(maxsize=48)(self._day)
+        self.day = lru_cache(maxsize=8)(self._day)
         self._leaked = lru_cache(maxsize=64)(self._leaked_of)
 
     def _base(self, number: int) -> Charges:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import stripe
+from receiver import Receiver
 
 
 def test_create_confirm_capture_refund_list(sdk: stripe.StripeClient) -> None:
@@ -33,3 +37,88 @@ def test_create_confirm_capture_refund_list(sdk: stripe.StripeClient) -> None:
     assert charge.balance_transaction.net == 1500 - charge.balance_transaction.fee
     assert [one.id for one in sdk.v1.refunds.list({"charge": charge.id})] == [refund.id]
     assert [one.id for one in sdk.v1.payment_intents.list({"customer": customer.id})] == [intent.id]
+
+
+def test_a_disputing_card_brings_a_signed_webhook(sdk: stripe.StripeClient, receiver: Callable[..., Receiver]) -> None:
+    hook = receiver()
+    endpoint = sdk.v1.webhook_endpoints.create({"url": hook.url, "enabled_events": ["charge.dispute.created"]})
+    assert endpoint.secret.startswith("whsec_")
+    assert sdk.v1.webhook_endpoints.retrieve(endpoint.id).to_dict().get("secret") is None
+
+    intent = sdk.v1.payment_intents.create({
+        "amount": 4200, "currency": "eur", "confirm": True, "payment_method": "pm_card_createDispute"})
+    assert intent.status == "succeeded"
+    body, signature = hook.wait(lambda got: len(got) == 1)[0]
+    event = stripe.Webhook.construct_event(body, signature, endpoint.secret)
+    assert event.type == "charge.dispute.created"
+    dispute = event.data.object
+    assert (dispute.status, dispute.amount, dispute.charge) == ("needs_response", 4200, intent.latest_charge)
+    with pytest.raises(stripe.SignatureVerificationError):
+        stripe.Webhook.construct_event(body, signature, "whsec_another")
+
+    dispute = sdk.v1.disputes.update(dispute.id, {"evidence": {"uncategorized_text": "winning_evidence"}})
+    assert dispute.status == "won"
+    assert sdk.v1.charges.retrieve(intent.latest_charge).disputed
+    assert {e.type for e in sdk.v1.events.list({"limit": 100})} >= {
+        "payment_intent.succeeded", "charge.succeeded", "charge.dispute.created", "charge.dispute.funds_withdrawn",
+        "charge.dispute.closed", "charge.dispute.funds_reinstated"}
+    assert sdk.v1.events.retrieve(event.id).pending_webhooks == 0
+
+
+def test_pages_go_on_by_themselves(sdk: stripe.StripeClient) -> None:
+    made = [sdk.v1.customers.create({"name": f"Payer {number}"}).id for number in range(7)]
+    assert [one.id for one in sdk.v1.customers.list({"limit": 3}).auto_paging_iter()] == made[::-1]
+    page = sdk.v1.customers.list({"limit": 2, "ending_before": made[0]})
+    assert ([one.id for one in page], page.has_more) == ([made[2], made[1]], True)
+    first = sdk.v1.customers.retrieve(made[0]).created
+    assert sdk.v1.customers.list({"created": {"gt": first + 1000}}).data == []
+    assert len(sdk.v1.customers.list({"created": {"gte": first}}).data) == 7
+
+
+def test_customers_and_methods_live_and_go(sdk: stripe.StripeClient) -> None:
+    customer = sdk.v1.customers.create({"name": "Ada", "address": {"country": "FR", "city": "Lyon"}, "description": "x",
+                                        "metadata": {"a": "1", "b": "2"}})  # fmt: skip
+    changed = sdk.v1.customers.update(customer.id, {"name": "", "metadata": {"a": "", "c": "3"}})
+    assert changed.name is None
+    assert changed.metadata.to_dict() == {"b": "2", "c": "3"}
+    assert changed.address.city == "Lyon"
+    method = sdk.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    twin = sdk.v1.payment_methods.create({"type": "card", "card": {"token": "tok_visa"}})
+    assert twin.card.fingerprint == method.card.fingerprint
+    sdk.v1.customers.update(customer.id, {"invoice_settings": {"default_payment_method": method.id}})
+    shown = sdk.v1.customers.retrieve(customer.id, {"expand": ["invoice_settings.default_payment_method"]})
+    assert shown.invoice_settings.default_payment_method.card.last4 == "4242"
+    assert [one.id for one in sdk.v1.payment_methods.list({"customer": customer.id})] == [method.id]
+    assert [one.id for one in sdk.v1.customers.payment_methods.list(customer.id)] == [method.id]
+    method = sdk.v1.payment_methods.update(method.id, {"billing_details": {"name": "Ada B."}, "metadata": {"k": "v"}})
+    assert (method.billing_details.name, method.metadata["k"]) == ("Ada B.", "v")
+    assert sdk.v1.payment_methods.detach(method.id).customer is None
+    with pytest.raises(stripe.InvalidRequestError):
+        sdk.v1.payment_methods.attach(method.id, {"customer": customer.id})
+    assert sdk.v1.customers.delete(customer.id).deleted
+    assert sdk.v1.customers.retrieve(customer.id).deleted
+    assert sdk.v1.customers.list().data == []
+
+
+def test_intents_wait_change_and_end(sdk: stripe.StripeClient) -> None:
+    intent = sdk.v1.payment_intents.create({"amount": 900, "currency": "EUR", "payment_method_types": ["card"]})
+    intent = sdk.v1.payment_intents.update(intent.id, {"amount": 1000, "metadata": {"a": "b"}, "payment_method":
+                                                       "pm_card_visa"})  # fmt: skip
+    assert (intent.amount, intent.status) == (1000, "requires_confirmation")
+    intent = sdk.v1.payment_intents.cancel(intent.id, {"cancellation_reason": "abandoned"})
+    assert (intent.status, intent.cancellation_reason) == ("canceled", "abandoned")
+    waits = sdk.v1.payment_intents.create({
+        "amount": 1000, "currency": "eur", "confirm": True, "payment_method": "pm_card_threeDSecure2Required"})
+    assert (waits.status, waits.next_action.type) == ("requires_action", "use_stripe_sdk")
+    assert sdk.v1.payment_intents.confirm(waits.id).status == "succeeded"
+    pending = sdk.v1.payment_intents.create({
+        "amount": 1000, "currency": "eur", "confirm": True, "payment_method": "pm_card_pendingRefund"})
+    refund = sdk.v1.refunds.create({"charge": pending.latest_charge, "metadata": {"why": "late"}})
+    assert (refund.status, refund.metadata["why"]) == ("pending", "late")
+    assert sdk.v1.refunds.cancel(refund.id).status == "canceled"
+    assert sdk.v1.refunds.update(refund.id, {"metadata": {"n": "1"}}).metadata.to_dict() == {"why": "late", "n": "1"}
+    balance = sdk.v1.balance.retrieve()
+    net = sum(one.net for one in sdk.v1.balance_transactions.list({"limit": 100}))
+    assert sum(one.amount for one in [*balance.pending, *balance.available]) == net
+    movement = sdk.v1.balance_transactions.list({"source": pending.latest_charge, "type": "charge"}).data[0]
+    assert sdk.v1.balance_transactions.retrieve(movement.id, {"expand": ["source"]}).source.object == "charge"

@@ -14,19 +14,25 @@ import psycopg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "ingest"))
-from ingest_snapshot import differences, snapshot  # noqa: E402
-from stripe_objects import account, charge, customer, event, intent, method  # noqa: E402
+from ingest_snapshot import differences, snapshot
+from stripe_objects import account, charge, customer, event, intent, method
 
-from stripe_platform.keyring import open_keyring  # noqa: E402
+from stripe_platform.keyring import open_keyring
 
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
 
 
 def _objects(count):
     for i in range(count):
-        yield event(charge(f"ch_{i}", f"cus_{i % 50}", payment_intent=f"pi_{i}", payment_method=f"pm_{i % 50}"),
-                    "charge.succeeded", at=1_700_000_000 + i, key=f"evt_{i}", account="acct_1")  # fmt: skip
-        yield intent(f"pi_{i}", f"cus_{i % 50}", payment_method=f"pm_{i % 50}")
+        yield event(
+            charge(f"ch_{i}", f"cus_{i % 50}", payment_intent=f"pi_{i}", payment_method=f"pm_{i % 50}"),
+            "charge.succeeded",
+            at=1_700_000_000 + i,
+            key=f"evt_{i}",
+            account="acct_1",
+        )
+        made = intent(f"pi_{i}", f"cus_{i % 50}", payment_method=f"pm_{i % 50}")
+        yield event(made, "payment_intent.created", at=1_700_000_000 + i, key=f"evt_i{i}", account="acct_1")
     for i in range(50):
         yield from (method(f"pm_{i}", f"cus_{i}"), customer(f"cus_{i}"))
     yield account()
@@ -59,5 +65,7 @@ def test_killed_and_run_again_is_as_never_killed(oltp, tmp_path):
         again = subprocess.run(command, capture_output=True, text=True, check=True)
         assert json.loads(again.stdout.splitlines()[-1])["duplicates"] == 3_101
         assert differences(once, snapshot(conn, ring)) == []
-        assert conn.execute("select count(*) from oltp.charges where payment_intent_id is not null").fetchone() == (1_500,)
+        assert conn.execute("select count(*) from oltp.charges where payment_intent_id is not null").fetchone() == (
+            1_500,
+        )
         assert conn.execute("select count(*) from ingest.pending_references").fetchone() == (0,)

@@ -14,16 +14,18 @@ from stripe_platform.vault import open_value
 
 NOT_COMPARED = {"token", "position"}  # drawn at random, or drawn from a sequence
 LEDGER_MADE = {"ledger_entry_id", "available_entry_id"}
-IMPORTED = {kind.table for kind in ALL.values()} | {c.table for kind in ALL.values() for c in kind.children} | {
-    "status_history", "currencies", "countries"}  # fmt: skip
+IMPORTED = (
+    {kind.table for kind in ALL.values()}
+    | {c.table for kind in ALL.values() for c in kind.children}
+    | {"status_history", "currencies", "countries"}
+)
 
 
 def opened(conn: psycopg.Connection, ring: Keyring, table: str, column: str, key: str, sealed: bytes | None) -> Any:
     """The clear value of a ciphertext column; its subject stands beside its key."""
     if sealed is None:
         return None
-    subject = conn.execute(
-        "select subject from vault.subject_keys where id = %s", [bytes(sealed)[2:18]]).fetchone()
+    subject = conn.execute("select subject from vault.subject_keys where id = %s", [bytes(sealed)[2:18]]).fetchone()
     assert subject is not None
     return open_value(conn, ring, bytes(sealed), f"oltp.{table}", column, key, subject[0]), subject[0]
 
@@ -34,10 +36,14 @@ def snapshot(conn: psycopg.Connection, ring: Keyring) -> dict[str, list[Any]]:
     for name, schema in load_schema().items():
         if name not in IMPORTED:
             continue
-        compared = [c for c in schema.names if c not in LEDGER_MADE
-                    and (c not in NOT_COMPARED or (c == "position" and name != "status_history"))]  # fmt: skip
+        compared = [
+            c
+            for c in schema.names
+            if c not in LEDGER_MADE and (c not in NOT_COMPARED or (c == "position" and name != "status_history"))
+        ]
         statement = sql.SQL("select {} from {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, compared)), sql.Identifier("oltp", name))
+            sql.SQL(", ").join(map(sql.Identifier, compared)), sql.Identifier("oltp", name)
+        )
         rows = []
         for row in conn.execute(statement).fetchall():
             values = dict(zip(compared, row, strict=True))
@@ -56,7 +62,8 @@ def snapshot(conn: psycopg.Connection, ring: Keyring) -> dict[str, list[Any]]:
         found[f"ingest.{name}"] = sorted(rows, key=repr)
     found["books"] = conn.execute(
         "select p.ledger_account_id, p.currency, sum(p.amount), count(*) from oltp.ledger_postings p"
-        " group by 1, 2 order by 1, 2").fetchall()
+        " group by 1, 2 order by 1, 2"
+    ).fetchall()
     return found
 
 

@@ -47,13 +47,19 @@ class _Handler(BaseHTTPRequestHandler):
         ids = [item["id"] for item in items]
         start = ids.index(query["starting_after"]) + 1 if "starting_after" in query else 0
         end = start + int(query.get("limit", 10))
-        return self._say(200, {"object": "list", "url": url.path, "has_more": end < len(items), "data": items[start:end]})
+        return self._say(
+            200, {"object": "list", "url": url.path, "has_more": end < len(items), "data": items[start:end]}
+        )
 
     def _say(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
-        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body))),
-                            ("Stripe-Version", "2026-08-26.dahlia"), ("Request-Id", "req_1")):  # fmt: skip
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Stripe-Version", "2026-08-26.dahlia"),
+            ("Request-Id", "req_1"),
+        ):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -67,17 +73,37 @@ def stripe_server(monkeypatch):
     server = Stripe()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.lists = {
-        "/v1/accounts": [account()], "/v1/customers": [customer(f"cus_{i}") for i in range(7)],
-        "/v1/payment_methods": [method()], "/v1/payment_intents": [intent()],
-        "/v1/charges": [charge(f"ch_{i}", refunds={
-            "object": "list", "has_more": True, "url": f"/v1/charges/ch_{i}/refunds", "data": [_refund(i, 0)]})
-            for i in range(5)],
+        "/v1/accounts": [account()],
+        "/v1/customers": [customer(f"cus_{i}") for i in range(7)],
+        "/v1/payment_methods": [method()],
+        "/v1/payment_intents": [intent()],
+        "/v1/charges": [
+            charge(
+                f"ch_{i}",
+                refunds={
+                    "object": "list",
+                    "has_more": True,
+                    "url": f"/v1/charges/ch_{i}/refunds",
+                    "data": [_refund(i, 0)],
+                },
+            )
+            for i in range(5)
+        ],
         **{f"/v1/charges/ch_{i}/refunds": [_refund(i, n) for n in range(3)] for i in range(5)},
         "/v1/balance_transactions": [movement()],
         "/v1/customers/cus_1/balance_transactions": [
-            {"id": "cbtxn_1", "object": "customer_balance_transaction", "amount": -5, "ending_balance": -5,
-             "currency": "eur", "type": "adjustment", "created": 1, "customer": "cus_1"}],
-    }  # fmt: skip
+            {
+                "id": "cbtxn_1",
+                "object": "customer_balance_transaction",
+                "amount": -5,
+                "ending_balance": -5,
+                "currency": "eur",
+                "type": "adjustment",
+                "created": 1,
+                "customer": "cus_1",
+            }
+        ],
+    }
     monkeypatch.setattr(live, "PAGE", 2)
     yield server
     server.shutdown()
@@ -85,14 +111,22 @@ def stripe_server(monkeypatch):
 
 
 def _refund(charge_number: int, n: int) -> dict[str, object]:
-    return {"id": f"re_{charge_number}_{n}", "object": "refund", "amount": 10, "currency": "eur", "created": 1,
-            "status": "succeeded", "charge": f"ch_{charge_number}"}  # fmt: skip
+    return {
+        "id": f"re_{charge_number}_{n}",
+        "object": "refund",
+        "amount": 10,
+        "currency": "eur",
+        "created": 1,
+        "status": "succeeded",
+        "charge": f"ch_{charge_number}",
+    }
 
 
 @pytest.fixture
 def reach(platform, stripe_server):
-    return platform.settings.model_copy(update={
-        "stripe_api_key": SecretStr(KEY), "stripe_api_base": f"http://127.0.0.1:{stripe_server.server_port}"})
+    return platform.settings.model_copy(
+        update={"stripe_api_key": SecretStr(KEY), "stripe_api_base": f"http://127.0.0.1:{stripe_server.server_port}"}
+    )
 
 
 def test_all_pages_of_all_kinds_come_in_and_a_second_run_changes_nothing(platform, stripe_server, reach):

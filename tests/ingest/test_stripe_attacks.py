@@ -11,6 +11,9 @@ from stripe_objects import T0, account, charge, customer, event, intent, method,
 from typer.testing import CliRunner
 
 from stripe_platform import cli
+from stripe_platform.embedded import places
+from stripe_platform.embedded import servers as embedded
+from stripe_platform.embedded.state import State
 
 pytestmark = pytest.mark.servers
 CARDS = ("4242424242424242", "5555 5555 5555 4444", "3782-822463-10005", "４２４２４２４２４２４２４２４２")
@@ -24,7 +27,7 @@ def planted(obj, text):
     for name, value in list(found.items()):
         if isinstance(value, dict):
             found[name] = planted(value, text)
-        elif isinstance(value, str) and name not in ("id", "object", "currency", "status", "type") or value is None:
+        elif (isinstance(value, str) and name not in ("id", "object", "currency", "status", "type")) or value is None:
             found[name] = text
     found.setdefault("description", text)
     found.setdefault("metadata", {"note": text, text: text})
@@ -39,28 +42,37 @@ def test_no_card_number_and_no_person_stands_in_clear_anywhere(platform, servers
             objects.append(planted(make(f"{make.__name__}_{number}"), text))
         objects += [
             {"id": f"prod_{number}", "object": "product", "name": text, "url": text, "statement_descriptor": text},
-            {"id": f"ba_{number}", "object": "bank_account", "bank_name": text, "last4": text, "account_holder_name": text},
+            {
+                "id": f"ba_{number}",
+                "object": "bank_account",
+                "bank_name": text,
+                "last4": text,
+                "account_holder_name": text,
+            },
             {"id": f"tok_{number}", "object": "token", "card": {"number": text, "id": text, "object": "card"}},
-            {"id": text, "object": "customer", "created": T0}, {"id": f"x_{number}", "object": text},
+            {"id": text, "object": "customer", "created": T0},
+            {"id": f"x_{number}", "object": text},
             {"id": f"promo_{number}", "object": "promotion_code", "code": text, "created": T0},
-            event({"id": text, "object": "charge"}, text, key=text), event(charge(text), "charge.updated", key=f"e_{number}"),
+            event({"id": text, "object": "charge"}, text, key=text),
+            event(charge(text), "charge.updated", key=f"e_{number}"),
             {"id": f"rsl_{number}", "object": "radar.value_list", "alias": text, "name": text, "created": T0},
-        ]  # fmt: skip
+        ]
     file = tmp_path / "planted.jsonl"
     file.write_text("\n".join(map(json.dumps, objects)) + f'\n{{"broken": "{PERSON}')
-    log = next(p for p in servers.home.rglob("*.log") if "oltp" in str(p)) if list(servers.home.rglob("*.log")) else None
-    before = log.stat().st_size if log else 0
+    log = embedded._cluster("oltp", places.find(servers.home), State.load(servers.home), {}).log_file
+    before = log.stat().st_size
     done = CliRunner().invoke(cli.app, ["ingest", str(file), "--drift", "--json"])
     assert done.exit_code == 0
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["lost"] == 0
     assert report["received"] == len(objects) + 1
-    said = done.output + (log.read_bytes()[before:].decode(errors="replace") if log else "")
+    said = done.output + log.read_bytes()[before:].decode(errors="replace")
     with psycopg.connect(platform.settings.need("oltp_owner_dsn"), autocommit=True) as conn:
         tables = conn.execute(
             "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname in ('oltp', 'ingest', 'ops', 'vault', 'ledger') and c.relkind in ('r', 'p')"
-            " and not c.relispartition").fetchall()
+            " and not c.relispartition"
+        ).fetchall()
         assert len(tables) > 70
         for (table,) in tables:
             text = "\n".join(row[0] for row in conn.execute(f"select t::text from {table} t"))  # type: ignore[call-overload]

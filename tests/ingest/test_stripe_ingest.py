@@ -1,4 +1,4 @@
-"""Imports on a real database: whatever the order, the repetition and the cuts between batches, the rows are the same."""
+"""Imports on a real database: whatever the order, the repetition and the cuts between batches, the rows are equal."""
 
 from __future__ import annotations
 
@@ -25,17 +25,24 @@ from stripe_platform.vault import open_value
 
 pytestmark = pytest.mark.servers
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stripe_fixtures"
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"SKIPPED: Stripe's API fixtures are not in {FIXTURES}")
+needs_fixtures = pytest.mark.skipif(
+    not FIXTURES.is_dir(), reason=f"SKIPPED: Stripe's API fixtures are not in {FIXTURES}"
+)
 
 
 def test_every_relation_of_the_schema_is_declared_as_one(platform):
     """A foreign key that the importer does not queue would cost the object its row."""
-    keys = rows(platform.conn, """
+    keys = rows(
+        platform.conn,
+        """
         select c.conrelid::regclass::text, a.attname, c.confrelid::regclass::text from pg_constraint c
         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any(c.conkey)
-        where c.contype = 'f' and c.connamespace = 'oltp'::regnamespace and c.conparentid = 0""")
+        where c.contype = 'f' and c.connamespace = 'oltp'::regnamespace and c.conparentid = 0""",
+    )
     tables = {(t.removeprefix("oltp."), column): parent.removeprefix("oltp.") for t, column, parent in keys}
-    declared = {(kind.table, spec.column) for kind in ALL.values() for spec in kind.fields if spec.parent or spec.currency}
+    declared = {
+        (kind.table, spec.column) for kind in ALL.values() for spec in kind.fields if spec.parent or spec.currency
+    }
     for kind in ALL.values():
         for child in kind.children:
             declared |= {(child.table, spec.column) for spec in child.fields if spec.parent or spec.currency}
@@ -45,8 +52,11 @@ def test_every_relation_of_the_schema_is_declared_as_one(platform):
             if (kind.table, spec.column) in tables and spec.parent:
                 assert spec.parent in tables[kind.table, spec.column] or kind.table in ("charges", "payment_intents")
     ours = {(t, c) for (t, c) in tables if t in {k.table for k in ALL.values()}}
-    made_here = {("charges", "terminal_id"), ("balance_transactions", "ledger_entry_id"),
-                 ("balance_transactions", "available_entry_id")}  # fmt: skip
+    made_here = {
+        ("charges", "terminal_id"),
+        ("balance_transactions", "ledger_entry_id"),
+        ("balance_transactions", "available_entry_id"),
+    }
     filled = {(t, c) for (t, c) in ours if any(s.column == c for k in ALL.values() if k.table == t for s in k.fields)}
     assert filled - declared - made_here == set()
 
@@ -60,12 +70,13 @@ def test_the_world_is_seeded(platform):
 def test_a_payment_in_any_order_stands_whole_with_its_relations_and_is_booked(another):
     whole = [account(), customer(), method(), intent(status="succeeded", amount_received=1000), charge(), movement()]
     for seed in range(4):
-        shuffled = random.Random(seed).sample(whole, len(whole))
+        shuffled = random.Random(seed).sample(whole, len(whole))  # noqa: S311 - no secret is drawn
         platform = another()
         report = take(platform.conn, platform.ring, *shuffled, account="acct_1").as_json()
         assert (report["received"], report["normalised"], report["lost"]) == (6, 6, 0)
-        assert rows(platform.conn, "select payment_intent_id, account_id, customer_id, payment_method_id from oltp.charges") \
-            == [("pi_1", "acct_1", "cus_1", "pm_1")]
+        assert rows(
+            platform.conn, "select payment_intent_id, account_id, customer_id, payment_method_id from oltp.charges"
+        ) == [("pi_1", "acct_1", "cus_1", "pm_1")]
         assert rows(platform.conn, "select * from ingest.pending_references") == []
         assert rows(platform.conn, "select ledger_entry_id is not null from oltp.balance_transactions") == [(True,)]
 
@@ -73,19 +84,26 @@ def test_a_payment_in_any_order_stands_whole_with_its_relations_and_is_booked(an
 def test_what_a_relation_waits_for_is_queued_and_set_when_it_comes(platform):
     take(platform.conn, platform.ring, charge())
     waiting = rows(platform.conn, "select column_name, parent_id, conflict from ingest.pending_references order by 1")
-    assert waiting == [("customer_id", "cus_1", False), ("payment_intent_id", "pi_1", False),
-                       ("payment_method_id", "pm_1", False)]  # fmt: skip
+    assert waiting == [
+        ("customer_id", "cus_1", False),
+        ("payment_intent_id", "pi_1", False),
+        ("payment_method_id", "pm_1", False),
+    ]
     take(platform.conn, platform.ring, customer())
     take(platform.conn, platform.ring, method())
     assert rows(platform.conn, "select customer_id, payment_method_id, payment_intent_id from oltp.charges") == [
-        ("cus_1", "pm_1", None)]
+        ("cus_1", "pm_1", None)
+    ]
 
 
 def test_another_payers_card_leaves_the_charge_and_marks_the_conflict_until_it_is_gone(platform):
-    take(platform.conn, platform.ring, customer(), customer("cus_2"), method(owner="cus_2"), charge(payment_intent=None))
+    take(
+        platform.conn, platform.ring, customer(), customer("cus_2"), method(owner="cus_2"), charge(payment_intent=None)
+    )
     assert rows(platform.conn, "select customer_id, payment_method_id from oltp.charges") == [("cus_1", None)]
     assert rows(platform.conn, "select column_name, conflict from ingest.pending_references") == [
-        ("payment_method_id", True)]
+        ("payment_method_id", True)
+    ]
     take(platform.conn, platform.ring, event(method(), "payment_method.updated", at=T0 + 5))
     assert rows(platform.conn, "select customer_id, payment_method_id from oltp.charges") == [("cus_1", "pm_1")]
     take(platform.conn, platform.ring, event(method(owner="cus_2"), "payment_method.updated", at=T0 + 9))
@@ -101,17 +119,29 @@ def test_a_detached_card_keeps_its_last_owner_and_its_payments(platform):
 
 
 def test_the_newest_state_shows_and_the_history_is_that_of_the_states(another):
-    states = [("requires_payment_method", T0), ("requires_action", T0 + 1), ("processing", T0 + 1), ("succeeded", T0 + 9)]
-    events = [event(intent(status=state, payment_method=None, customer=None), "payment_intent.updated", at=at, key=f"evt_{i}")
-              for i, (state, at) in enumerate(states)]  # fmt: skip
+    states = [
+        ("requires_payment_method", T0),
+        ("requires_action", T0 + 1),
+        ("processing", T0 + 1),
+        ("succeeded", T0 + 9),
+    ]
+    events = [
+        event(intent(status=state, payment_method=None, customer=None), "payment_intent.updated", at=at, key=f"evt_{i}")
+        for i, (state, at) in enumerate(states)
+    ]
     for order in (events, events[::-1], [events[2], events[0], events[3], events[1]]):
         platform = another()
         for one in order:
             take(platform.conn, platform.ring, one)
         assert rows(platform.conn, "select status from oltp.payment_intents") == [("succeeded",)]
-        history = rows(platform.conn, "select from_status, to_status, event_id from oltp.status_history order by position")
-        assert history == [("requires_payment_method", "requires_action", "evt_1"),
-                           ("requires_action", "processing", "evt_2"), ("processing", "succeeded", "evt_3")]  # fmt: skip
+        history = rows(
+            platform.conn, "select from_status, to_status, event_id from oltp.status_history order by position"
+        )
+        assert history == [
+            ("requires_payment_method", "requires_action", "evt_1"),
+            ("requires_action", "processing", "evt_2"),
+            ("processing", "succeeded", "evt_3"),
+        ]
 
 
 def test_deleted_keeps_what_was_known_and_one_made_anew_lives(another):
@@ -121,7 +151,8 @@ def test_deleted_keeps_what_was_known_and_one_made_anew_lives(another):
         for one in order:
             take(platform.conn, platform.ring, one)
         assert rows(platform.conn, "select deleted, currency, email_ciphertext is not null from oltp.customers") == [
-            (True, "eur", True)]
+            (True, "eur", True)
+        ]
     coupon = {"id": "SPRING", "object": "coupon", "created": T0, "percent_off": 5, "duration": "once"}
     take(platform.conn, platform.ring, event(coupon, "coupon.deleted", at=T0 + 5, key="evt_2"))
     assert rows(platform.conn, "select deleted from oltp.coupons") == [(True,)]
@@ -130,14 +161,21 @@ def test_deleted_keeps_what_was_known_and_one_made_anew_lives(another):
 
 
 def test_a_capability_waits_for_its_account(platform):
-    capability = {"id": "card_payments", "object": "capability", "account": "acct_1", "status": "active", "requested": True,
-                  "requested_at": T0}  # fmt: skip
+    capability = {
+        "id": "card_payments",
+        "object": "capability",
+        "account": "acct_1",
+        "status": "active",
+        "requested": True,
+        "requested_at": T0,
+    }
     report = take(platform.conn, platform.ring, capability).as_json()
     assert (report["normalised"], report["quarantined"], report["lost"]) == (0, 1, 0)
     assert "account has not arrived" in rows(platform.conn, "select reason from ingest.objects")[0][0]
     take(platform.conn, platform.ring, account())
     assert rows(platform.conn, "select account_id, name, status, requested from oltp.capabilities") == [
-        ("acct_1", "card_payments", "active", True)]
+        ("acct_1", "card_payments", "active", True)
+    ]
     assert rows(platform.conn, "select state from ingest.objects where kind = 'capability'") == [("normalised",)]
 
 
@@ -152,30 +190,58 @@ def test_a_delivery_twice_is_one_row_and_counted_as_what_it_is(platform):
 def test_one_id_for_several_types_is_several_events(platform):
     take(platform.conn, platform.ring, event(charge(), "charge.succeeded"), event(charge(), "charge.captured"))
     assert rows(platform.conn, "select id, type from oltp.events order by 2") == [
-        ("evt_1", "charge.captured"), ("evt_1", "charge.succeeded")]
+        ("evt_1", "charge.captured"),
+        ("evt_1", "charge.succeeded"),
+    ]
 
 
 def test_nothing_is_lost_of_hostile_input(platform):
     changes: list[dict[str, object]] = [
-        {"amount": "1000"}, {"amount": -5}, {"currency": 7}, {"status": ["x"]}, {"outcome": "x"}, {"created": None},
-        {"customer": {"id": ["a"]}}, {"description": "\ud800" + "x" * 100_000}, {"metadata": "a\x00b"},
-        {"amount": 10**400}, {"payment_method_details": [1]}, {"id": None},
+        {"amount": "1000"},
+        {"amount": -5},
+        {"currency": 7},
+        {"status": ["x"]},
+        {"outcome": "x"},
+        {"created": None},
+        {"customer": {"id": ["a"]}},
+        {"description": "\ud800" + "x" * 100_000},
+        {"metadata": "a\x00b"},
+        {"amount": 10**400},
+        {"payment_method_details": [1]},
+        {"id": None},
         {"refunds": {"object": "list", "data": [1, None, "x"]}},
-    ]  # fmt: skip
+    ]
     odd = [{**charge(f"ch_{i}"), **change} for i, change in enumerate(changes)]
-    found = [*odd, {}, {"object": 7}, {"object": "x" * 500}, {"object": CARD}, 7, None, "x", [], {"id": "a", "object": "event"},
-             event({}, "charge.updated"), event(charge(), CARD), {"object": "list", "data": "x"}]  # fmt: skip
+    found = [
+        *odd,
+        {},
+        {"object": 7},
+        {"object": "x" * 500},
+        {"object": CARD},
+        7,
+        None,
+        "x",
+        [],
+        {"id": "a", "object": "event"},
+        event({}, "charge.updated"),
+        event(charge(), CARD),
+        {"object": "list", "data": "x"},
+    ]
     report = take(platform.conn, platform.ring, found).as_json()
     assert report["lost"] == 0
     assert report["received"] == len(found)
     assert report["normalised"] + report["quarantined"] + report["unmodelled"] == report["received"]
-    assert rows(platform.conn, "select count(*) from ingest.objects where state = 'quarantined' and reason is null") == [(0,)]
+    assert rows(
+        platform.conn, "select count(*) from ingest.objects where state = 'quarantined' and reason is null"
+    ) == [(0,)]
 
 
 def test_what_the_database_alone_refuses_costs_only_itself(platform, monkeypatch):
     monkeypatch.setitem(ALL, "refund", dataclasses.replace(ALL["refund"], rules=()))
-    refunds = [{"id": f"re_{i}", "object": "refund", "amount": amount, "currency": "eur", "created": T0}
-               for i, amount in enumerate([5, 0, 7])]  # fmt: skip
+    refunds = [
+        {"id": f"re_{i}", "object": "refund", "amount": amount, "currency": "eur", "created": T0}
+        for i, amount in enumerate([5, 0, 7])
+    ]
     report = take(platform.conn, platform.ring, *refunds).as_json()
     assert (report["normalised"], report["quarantined"], report["lost"]) == (2, 1, 0)
     [(reason,)] = rows(platform.conn, "select reason from ingest.objects where state = 'quarantined'")
@@ -186,7 +252,8 @@ def test_a_quarantined_object_is_judged_anew_when_it_comes_again(platform, monke
     odd = charge(status="settled")
     assert take(platform.conn, platform.ring, odd).as_json()["quarantined"] == 1
     wider = dataclasses.replace(
-        ALL["charge"], derive=lambda _obj, _context: {"status": "succeeded", "captured": 1000, "refunded": 0})
+        ALL["charge"], derive=lambda _obj, _context: {"status": "succeeded", "captured": 1000, "refunded": 0}
+    )
     monkeypatch.setitem(ALL, "charge", wider)
     assert take(platform.conn, platform.ring, odd).as_json()["normalised"] == 1
     assert rows(platform.conn, "select state, reason from ingest.objects") == [("normalised", None)]
@@ -195,17 +262,23 @@ def test_a_quarantined_object_is_judged_anew_when_it_comes_again(platform, monke
 def test_personal_data_opens_with_the_payers_one_key(platform):
     take(platform.conn, platform.ring, customer(), charge(), charge("ch_2"))
     [(sealed,)] = rows(platform.conn, "select name_ciphertext from oltp.customers")
-    assert open_value(platform.conn, platform.ring, sealed, "oltp.customers", "name_ciphertext", "cus_1", "cus_1") \
+    assert (
+        open_value(platform.conn, platform.ring, sealed, "oltp.customers", "name_ciphertext", "cus_1", "cus_1")
         == SECRET.encode()
+    )
     assert rows(platform.conn, "select count(*) from vault.subject_keys where subject = 'cus_1'") == [(1,)]
 
 
 def test_drift_says_which_versions_sent_it(platform):
     for version in ("2024-06-20", "2020-08-27"):
-        take(platform.conn, platform.ring, event({**charge(), "fresh_field": 1}, "charge.updated", key=f"evt_{version}",
-                                                 api_version=version))  # fmt: skip
-    assert rows(platform.conn, "select path, first_version, last_version, seen from ingest.drift where path = 'fresh_field'") \
-        == [("fresh_field", "2020-08-27", "2024-06-20", 2)]
+        take(
+            platform.conn,
+            platform.ring,
+            event({**charge(), "fresh_field": 1}, "charge.updated", key=f"evt_{version}", api_version=version),
+        )
+    assert rows(
+        platform.conn, "select path, first_version, last_version, seen from ingest.drift where path = 'fresh_field'"
+    ) == [("fresh_field", "2020-08-27", "2024-06-20", 2)]
 
 
 IDS = st.sampled_from(("1", "2"))
@@ -215,28 +288,56 @@ WHEN = st.integers(T0, T0 + 3)
 
 @st.composite
 def deliveries(draw):
-    made = draw(st.sampled_from(("customer", "method", "intent", "charge", "account", "movement", "refund", "gone", "price")))
+    made = draw(
+        st.sampled_from(("customer", "method", "intent", "charge", "account", "movement", "refund", "gone", "price"))
+    )
     key, owner = draw(IDS), draw(OWNER)
     obj = {
         "customer": lambda: customer(f"cus_{key}", balance=draw(st.integers(-5, 5))),
         "method": lambda: method(f"pm_{key}", owner),
-        "intent": lambda: intent(f"pi_{key}", owner, status=draw(st.sampled_from(("processing", "succeeded"))),
-                                 currency=draw(st.sampled_from(("eur", "usd")))),  # fmt: skip
-        "charge": lambda: charge(f"ch_{key}", owner, amount_refunded=draw(st.sampled_from((0, 10))),
-                                 customer_object=None, payment_intent=draw(st.sampled_from(("pi_1", "pi_2", intent("pi_2"))))),
-        "account": lambda: account(f"acct_{key}", capabilities={"transfers": draw(st.sampled_from(("active", "pending")))}),
+        "intent": lambda: intent(
+            f"pi_{key}",
+            owner,
+            status=draw(st.sampled_from(("processing", "succeeded"))),
+            currency=draw(st.sampled_from(("eur", "usd"))),
+        ),
+        "charge": lambda: charge(
+            f"ch_{key}",
+            owner,
+            amount_refunded=draw(st.sampled_from((0, 10))),
+            customer_object=None,
+            payment_intent=draw(st.sampled_from(("pi_1", "pi_2", intent("pi_2")))),
+        ),
+        "account": lambda: account(
+            f"acct_{key}", capabilities={"transfers": draw(st.sampled_from(("active", "pending")))}
+        ),
         "movement": lambda: movement(f"txn_{key}", source=f"ch_{key}"),
-        "refund": lambda: {"id": f"re_{key}", "object": "refund", "amount": 5, "currency": "eur", "created": T0,
-                           "charge": f"ch_{key}", "status": draw(st.sampled_from(("pending", "succeeded", "odd")))},
+        "refund": lambda: {
+            "id": f"re_{key}",
+            "object": "refund",
+            "amount": 5,
+            "currency": "eur",
+            "created": T0,
+            "charge": f"ch_{key}",
+            "status": draw(st.sampled_from(("pending", "succeeded", "odd"))),
+        },
         "gone": lambda: {"id": f"cus_{key}", "object": "customer", "deleted": True},
-        "price": lambda: {"id": f"price_{key}", "object": draw(st.sampled_from(("price", "plan"))), "created": T0,
-                          "currency": "eur", "product": "prod_1", "nickname": draw(st.sampled_from(("a", "b")))},
-    }[made]()  # fmt: skip
+        "price": lambda: {
+            "id": f"price_{key}",
+            "object": draw(st.sampled_from(("price", "plan"))),
+            "created": T0,
+            "currency": "eur",
+            "product": "prod_1",
+            "nickname": draw(st.sampled_from(("a", "b"))),
+        },
+    }[made]()
     obj.pop("customer_object", None)
     if draw(st.booleans()):
         who = draw(st.sampled_from((None, "acct_1", "acct_2")))
         kind = "customer.deleted" if made == "customer" and draw(st.booleans()) else f"{obj['object']}.updated"
-        return event(obj, kind, at=draw(WHEN), key=f"evt_{draw(st.integers(1, 9))}", **({"account": who} if who else {}))
+        return event(
+            obj, kind, at=draw(WHEN), key=f"evt_{draw(st.integers(1, 9))}", **({"account": who} if who else {})
+        )
     return obj
 
 
@@ -269,15 +370,19 @@ def test_stripes_fixtures_of_nine_years_go_in_once_twice_and_shuffled(platform, 
     assert report["lost"] == 0
     assert report["normalised"] + report["quarantined"] + report["unmodelled"] == len(found)
     assert report["normalised_share"] >= 0.97
-    assert {kind for kind, row in report["kinds"].items() if row["share"] is not None} == set(report["kinds"]) & MODELLED
+    assert {kind for kind, row in report["kinds"].items() if row["share"] is not None} == set(
+        report["kinds"]
+    ) & MODELLED
     assert not [kind for kind, row in report["kinds"].items() if kind in ENTITIES and row["unmodelled"]]
-    assert rows(platform.conn, "select count(*) from ingest.objects where state = 'quarantined' and reason is null") == [(0,)]
+    assert rows(
+        platform.conn, "select count(*) from ingest.objects where state = 'quarantined' and reason is null"
+    ) == [(0,)]
     expected = snapshot(platform.conn, platform.ring)
     import_records(platform.conn, platform.ring, found, Delivery("fixtures"))
     assert differences(expected, snapshot(platform.conn, platform.ring)) == []
     platform = another()
     monkeypatch.setattr(importing, "BATCH", 150)
-    random.Random(7).shuffle(found)
+    random.Random(7).shuffle(found)  # noqa: S311 - no secret is drawn
     import_records(platform.conn, platform.ring, [*found, *found[:200]], Delivery("fixtures"))
     assert differences(expected, snapshot(platform.conn, platform.ring)) == []
 
@@ -300,8 +405,12 @@ def test_the_command_says_what_became_of_a_file(platform, tmp_path):
 def test_standard_input_is_read_and_broken_input_is_one_sentence(platform, monkeypatch, capsys):
     done = CliRunner().invoke(cli.app, ["ingest", "-", "--json"], input=json.dumps(event(charge(), "charge.updated")))
     assert json.loads(done.stdout.splitlines()[-1])["normalised"] == 1
-    for arguments, said in ((["nowhere.json"], "cannot be read"), (["--api"], "STRIPE_PLATFORM_STRIPE_API_KEY is not set"),
-                            ([], "name files"), (["x", "--account", "a b"], "--account")):  # fmt: skip
+    for arguments, said in (
+        (["nowhere.json"], "cannot be read"),
+        (["--api"], "STRIPE_PLATFORM_STRIPE_API_KEY is not set"),
+        ([], "name files"),
+        (["x", "--account", "a b"], "--account"),
+    ):
         monkeypatch.setattr("sys.argv", ["stripe-platform", "ingest", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()

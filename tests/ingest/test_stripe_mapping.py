@@ -75,22 +75,47 @@ def test_a_charge_is_its_rows():
     assert made.clear["amount_captured"] == 1000
     assert made.refs["customer_id"] == ("customers", "cus_1")
     assert beside(charge(), "charge_outcomes") == [
-        {"charge_id": "ch_1", "type": "authorized", "network_status": "approved_by_network", "reason": None,
-         "risk_level": "normal", "risk_score": 3}]  # fmt: skip
+        {
+            "charge_id": "ch_1",
+            "type": "authorized",
+            "network_status": "approved_by_network",
+            "reason": None,
+            "risk_level": "normal",
+            "risk_score": 3,
+        }
+    ]
     assert beside(charge(), "charge_cards")[0]["last4"] == "4242"
 
 
 def test_a_charge_of_2012_has_state_card_and_capture_although_it_names_none():
-    old = {"id": "ch_old", "object": "charge", "created": T0, "amount": 500, "currency": "usd", "paid": True,
-           "refunded": False, "fee": 45, "card": {"object": "card", "last4": "4242", "type": "American Express",
-                                                  "exp_month": 1, "exp_year": 2014, "cvc_check": "pass"}}  # fmt: skip
+    old = {
+        "id": "ch_old",
+        "object": "charge",
+        "created": T0,
+        "amount": 500,
+        "currency": "usd",
+        "paid": True,
+        "refunded": False,
+        "fee": 45,
+        "card": {
+            "object": "card",
+            "last4": "4242",
+            "type": "American Express",
+            "exp_month": 1,
+            "exp_year": 2014,
+            "cvc_check": "pass",
+        },
+    }
     made = row(old)
     assert (made.clear["status"], made.clear["amount_captured"]) == ("succeeded", 500)
     cards = beside(old, "charge_cards")[0]
     assert (cards["brand"], cards["last4"], cards["cvc_check"]) == ("amex", "4242", "pass")
     failed = row({**old, "paid": False})
     assert (failed.clear["status"], failed.clear["amount_captured"], failed.clear["failure_code"]) == (
-        "failed", 0, "unknown")
+        "failed",
+        0,
+        "unknown",
+    )
 
 
 def test_what_was_never_captured_is_released_and_not_refunded():
@@ -107,17 +132,32 @@ def test_relations_are_taken_as_ids_and_as_objects_and_filler_names_nothing():
     assert drift["customer", "filler value"] == 1
 
 
-@pytest.mark.parametrize(("change", "rule"), [
-    ({"amount": "1000"}, "amount_is_minor_units"), ({"amount": 10.5}, "amount_is_minor_units"),
-    ({"amount": Decimal("1e400")}, "amount_is_minor_units"), ({"amount": 2**63}, "amount_is_minor_units"),
-    ({"amount": -1}, "amount_is_minor_units"), ({"amount": True}, "amount_is_minor_units"),
-    ({"amount": None}, "fact_present"), ({"status": "status"}, "status_known"), ({"status": "paid_twice"}, "status_known"),
-    ({"currency": "currency"}, "fact_present"), ({"currency": "zzz"}, "fact_present"),
-    ({"currency": "kwd", "amount": 1001, "amount_captured": 0}, "three_decimal_last_digit"),
-    ({"amount_captured": 1001}, "captured_within_amount"), ({"id": ""}, "id_present"), ({"id": 7}, "id_usable"),
-    ({"id": "ch 1"}, "id_usable"), ({"id": CARD.replace(" ", "")}, "id_usable"), ({"id": "a@b.example"}, "id_usable"),
-    ({"id": "x" * 256}, "id_usable"), ({"created": "yesterday"}, "fact_present"), ({"created": 10**14}, "fact_present"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"amount": "1000"}, "amount_is_minor_units"),
+        ({"amount": 10.5}, "amount_is_minor_units"),
+        ({"amount": Decimal("1e400")}, "amount_is_minor_units"),
+        ({"amount": 2**63}, "amount_is_minor_units"),
+        ({"amount": -1}, "amount_is_minor_units"),
+        ({"amount": True}, "amount_is_minor_units"),
+        ({"amount": None}, "fact_present"),
+        ({"status": "status"}, "status_known"),
+        ({"status": "paid_twice"}, "status_known"),
+        ({"currency": "currency"}, "fact_present"),
+        ({"currency": "zzz"}, "fact_present"),
+        ({"currency": "kwd", "amount": 1001, "amount_captured": 0}, "three_decimal_last_digit"),
+        ({"amount_captured": 1001}, "captured_within_amount"),
+        ({"id": ""}, "id_present"),
+        ({"id": 7}, "id_usable"),
+        ({"id": "ch 1"}, "id_usable"),
+        ({"id": CARD.replace(" ", "")}, "id_usable"),
+        ({"id": "a@b.example"}, "id_usable"),
+        ({"id": "x" * 256}, "id_usable"),
+        ({"created": "yesterday"}, "fact_present"),
+        ({"created": 10**14}, "fact_present"),
+    ],
+)
 def test_what_is_no_charge_is_refused_by_a_rule_and_its_values_are_not_repeated(change, rule):
     with pytest.raises(RefusedError) as refused:
         mapped({**charge(), **change})
@@ -127,7 +167,9 @@ def test_what_is_no_charge_is_refused_by_a_rule_and_its_values_are_not_repeated(
             assert value not in f"{refused.value} {refused.value.remedy}"
 
 
-@pytest.mark.parametrize("text", [CARD, "pay\u00a04242\u200b4242 4242-4242", "mail ada@mail.example", "a\x00b", "\ud800"])
+@pytest.mark.parametrize(
+    "text", [CARD, "pay\u00a04242\u200b4242 4242-4242", "mail ada@mail.example", "a\x00b", "\ud800"]
+)
 def test_clear_columns_take_no_card_number_no_address_and_nothing_unprintable(text):
     made, drift = mapped({"id": "prod_1", "object": "product", "name": text, "statement_descriptor": text, "url": text})
     clear = made.mains[0].clear
@@ -149,8 +191,9 @@ def test_the_subject_is_the_payer_where_one_is_named():
 
 
 def test_unknown_fields_are_drift_by_name_and_metadata_and_odd_names_are_not():
-    _, drift = mapped(charge(brand_new=1, outcome={"type": "authorized", "newer": 2}, metadata={"mine": 3},
-                             **{"4242424242424242": 4}))  # fmt: skip
+    _, drift = mapped(
+        charge(brand_new=1, outcome={"type": "authorized", "newer": 2}, metadata={"mine": 3}, **{"4242424242424242": 4})
+    )
     assert drift["brand_new", "unknown field"] == drift["outcome.newer", "unknown field"] == 1
     assert drift["*", "unknown field"] == 1
     assert not [path for path, _ in drift if "mine" in path or "4242" in path]
@@ -162,19 +205,38 @@ def test_a_kind_without_a_table_is_kept_as_it_is():
 
 
 def test_what_stands_expanded_inside_arrives_too_but_not_what_was_before_or_is_only_a_name():
-    outer = event(charge(customer=customer(), on_behalf_of={"id": "acct_2", "object": "account"},
-                         refunds={"object": "list", "data": [{"id": "re_1", "object": "refund", "amount": 1}]}),
-                  "charge.updated", at=T0 + 9)  # fmt: skip
+    outer = event(
+        charge(
+            customer=customer(),
+            on_behalf_of={"id": "acct_2", "object": "account"},
+            refunds={"object": "list", "data": [{"id": "re_1", "object": "refund", "amount": 1}]},
+        ),
+        "charge.updated",
+        at=T0 + 9,
+    )
     outer["data"]["previous_attributes"] = {"customer": customer("cus_before")}
     found = list(arrivals(outer, "event", Delivery("test")))
-    assert sorted(f"{a.kind} {a.obj['id']}" for a in found) == ["charge ch_1", "customer cus_1", "event evt_1", "refund re_1"]
+    assert sorted(f"{a.kind} {a.obj['id']}" for a in found) == [
+        "charge ch_1",
+        "customer cus_1",
+        "event evt_1",
+        "refund re_1",
+    ]
     assert {a.as_of for a in found if a.kind != "event"} == {T0 + 9}
 
 
 def test_parts_know_what_they_stood_in():
-    invoice = {"id": "in_1", "object": "invoice", "created": T0, "currency": "eur", "lines": {"object": "list", "data": [
-        {"id": "sub_1", "object": "line_item", "subscription": "sub_1", "amount": 5, "currency": "eur"}]}}  # fmt: skip
-    line = [a for a in arrivals(invoice, "invoice", Delivery("test")) if a.kind == "line_item"][0]
+    invoice = {
+        "id": "in_1",
+        "object": "invoice",
+        "created": T0,
+        "currency": "eur",
+        "lines": {
+            "object": "list",
+            "data": [{"id": "sub_1", "object": "line_item", "subscription": "sub_1", "amount": 5, "currency": "eur"}],
+        },
+    }
+    line = next(a for a in arrivals(invoice, "invoice", Delivery("test")) if a.kind == "line_item")
     made = map_arrival(line, Counter()).mains[0]
     assert made.key == "in_1:sub_1"
     assert made.sticky["invoice_id"] == ("invoices", "in_1")
@@ -189,9 +251,19 @@ def test_nesting_has_an_end():
 
 
 def test_a_plan_and_a_price_fill_the_same_columns():
-    plan = row({"id": "p_1", "object": "plan", "amount": 5, "currency": "eur", "interval": "month", "interval_count": 1})
-    price = row({"id": "p_1", "object": "price", "unit_amount": 5, "currency": "eur", "type": "recurring",
-                 "recurring": {"interval": "month", "interval_count": 1}})  # fmt: skip
+    plan = row(
+        {"id": "p_1", "object": "plan", "amount": 5, "currency": "eur", "interval": "month", "interval_count": 1}
+    )
+    price = row(
+        {
+            "id": "p_1",
+            "object": "price",
+            "unit_amount": 5,
+            "currency": "eur",
+            "type": "recurring",
+            "recurring": {"interval": "month", "interval_count": 1},
+        }
+    )
     assert plan.clear.keys() | plan.sealed.keys() == price.clear.keys() | price.sealed.keys()
     assert plan.rank < price.rank
 
@@ -225,7 +297,7 @@ FORMS = {
     "documents in a row": lambda o: "\n".join(json.dumps(x, indent=2) for x in o).encode(),
     "with a byte order mark": lambda o: b"\xef\xbb\xbf" + json.dumps(o).encode(),
     "an envelope": lambda o: json.dumps({"detail-type": "x", "detail": o[0]}).encode(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -238,8 +310,21 @@ def test_every_form_of_file_is_read(form, packed):
     assert found == (objects if len(found) > 1 else objects[:1])
 
 
-@pytest.mark.parametrize("content", [b"", b"  \n", b"{broken", b"[1, 2", b"\xff\xfe\x00", b"7", b'"text"', b"PK\x03\x04 zip",
-                                     gzip.compress(b'{"a": 1}' * 900)[:40], b'{"a": NaN}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"  \n",
+        b"{broken",
+        b"[1, 2",
+        b"\xff\xfe\x00",
+        b"7",
+        b'"text"',
+        b"PK\x03\x04 zip",
+        gzip.compress(b'{"a": 1}' * 900)[:40],
+        b'{"a": NaN}',
+    ],
+)
 def test_what_holds_no_records_is_one_sentence(content):
     with pytest.raises(UnreadableError) as refused:
         list(read_stream(io.BytesIO(content), "x.json"))
@@ -247,8 +332,18 @@ def test_what_holds_no_records_is_one_sentence(content):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("line", [b"{broken", b'{"a": NaN}', b'{"id": "a", "id": "b"}', b'{"a": Infinity}', b"\xff",
-                                  b"[" * 100_000 + b"]" * 100_000, b'{"a": ' + b"9" * 5_000 + b"}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{broken",
+        b'{"a": NaN}',
+        b'{"id": "a", "id": "b"}',
+        b'{"a": Infinity}',
+        b"\xff",
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a": ' + b"9" * 5_000 + b"}",
+    ],
+)
 def test_a_bad_line_among_good_ones_costs_only_itself(line):
     content = b"\n".join([json.dumps(customer()).encode(), line, json.dumps(charge()).encode()])
     found = list(read_stream(io.BytesIO(content), "x"))
@@ -265,5 +360,8 @@ def test_numbers_stay_exact():
 
 def test_the_objects_of_these_tests_are_understood():
     for obj in (account(), customer(), method(), intent(), charge(), movement(), event(charge(), "charge.updated")):
-        assert not mapped(obj)[1].keys() - {("description", "unknown field"), ("fee_details[].application", "unknown field"),
-                                            ("fee_details[].description", "unknown field")}  # fmt: skip
+        assert not mapped(obj)[1].keys() - {
+            ("description", "unknown field"),
+            ("fee_details[].application", "unknown field"),
+            ("fee_details[].description", "unknown field"),
+        }

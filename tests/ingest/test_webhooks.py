@@ -9,6 +9,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -22,14 +23,12 @@ pytestmark = pytest.mark.servers
 OLD, NEW = "whsec_" + "o" * 24, "whsec_" + "n" * 24
 
 
-@pytest.fixture
-def endpoint(platform):
-    settings = platform.settings.model_copy(update={"stripe_webhook_secret": SecretStr(f"{NEW}, {OLD}")})
+@contextmanager
+def serving(app):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = uvicorn.Config(make_app(settings, largest=50_000), host="127.0.0.1", port=port, log_level="warning")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     for _ in range(200):
@@ -40,6 +39,13 @@ def endpoint(platform):
         yield client
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def endpoint(platform):
+    settings = platform.settings.model_copy(update={"stripe_webhook_secret": SecretStr(f"{NEW}, {OLD}")})
+    with serving(make_app(settings, largest=50_000)) as client:
+        yield client
 
 
 def signed(body: bytes, secret: str = NEW, at: int | None = None) -> dict[str, str]:
@@ -63,8 +69,14 @@ def test_a_signed_event_is_in_the_database_when_it_is_acknowledged(endpoint, pla
 
 def test_what_is_not_signed_now_by_our_secret_is_refused_and_leaves_nothing(endpoint, platform):
     now = int(time.time())
-    for headers in ({}, {"Stripe-Signature": "nonsense"}, signed(body(), "whsec_other"), signed(b"{}"),
-                    signed(body(), at=now - 301), {"Stripe-Signature": f"t={now},v1="}):  # fmt: skip
+    for headers in (
+        {},
+        {"Stripe-Signature": "nonsense"},
+        signed(body(), "whsec_other"),
+        signed(b"{}"),
+        signed(body(), at=now - 301),
+        {"Stripe-Signature": f"t={now},v1="},
+    ):
         answer = endpoint.post(PATH, content=body(), headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "signature_invalid")
     assert rows(platform.conn, "select count(*) from ingest.objects") == [(0,)]
@@ -84,12 +96,10 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(endpoint):
 
 
 def test_a_store_that_does_not_answer_is_no_acknowledgement(platform):
-    settings = platform.settings.model_copy(update={
-        "stripe_webhook_secret": SecretStr(NEW), "oltp_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none")})
-    from fastapi.testclient import TestClient
-
-    app = make_app(settings, wait=1)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    settings = platform.settings.model_copy(
+        update={"stripe_webhook_secret": SecretStr(NEW), "oltp_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none")}
+    )
+    with serving(make_app(settings, wait=1)) as client:
         assert client.post(PATH, content=body(), headers=signed(body())).status_code == 503
 
 

@@ -40,6 +40,8 @@ TOGETHER: dict[str, tuple[Row, ...]] = {
 SPOILT: dict[str, Row] = {
     "failed_has_failure_code": {"status": "failed", "failure_code": None, "amount_captured": 0},
     "api_keys_prefix_check": {"prefix": "zz_test_", "livemode": False},
+    "payout_schedules_weekly_anchor_check": {"recurrence": "weekly", "weekly_anchor": 8, "monthly_anchor": None},
+    "payout_schedules_monthly_anchor_check": {"recurrence": "monthly", "weekly_anchor": None, "monthly_anchor": 32},
     "reversal_is_another_entry": {"reversal_id": ENTRY},
     "ledger_accounts_account_id_fkey": {"id": "cash:eur:acct_9", "account_id": "acct_9"},
     "ledger_accounts_other_currency_fkey": {"id": "cash:eur:zzz", "other_currency": "zzz"},
@@ -223,20 +225,17 @@ class Maker:
         return self._settled(table, row if bare else {**row, **FIXED.get(name, {})})
 
     def _settled(self, table: Table, row: Row) -> Row:
-        """The row with other values where a check of several columns asks for them."""
-        for rule in (each for each in table.of("c") if len(each.columns) > 1):
-            if not self._violated(table, row):
-                return row
-            if rule.name not in self._violated(table, row):
-                continue
-            columns = [table.columns[name] for name in rule.columns]
-            others = [(*_GOOD[c.type], *_named([rule]), *([] if c.mandatory else [None])) for c in columns]
-            for values in itertools.product(*others):
-                changed = {**row, **dict(zip(rule.columns, values, strict=True))}
-                with suppress(psycopg.Error), self.conn.transaction():
-                    if not self._violated(table, changed):
-                        row = changed
-                        break
+        """The row with other values where checks of several columns ask for them."""
+        broken = [rule for rule in table.of("c") if rule.name in self._violated(table, row)]
+        names = list(dict.fromkeys(name for rule in broken for name in rule.columns))
+        columns = [table.columns[name] for name in names]
+        others = [(*_GOOD[c.type], *_named(table.of("c")), *([] if c.mandatory else [None])) if c.type == "text"
+                  else (*_GOOD[c.type], *([] if c.mandatory else [None])) for c in columns]  # fmt: skip
+        for values in itertools.product(*others) if broken else ():
+            changed = {**row, **dict(zip(names, values, strict=True))}
+            with suppress(psycopg.Error), self.conn.transaction():
+                if not self._violated(table, changed):
+                    return changed
         return row
 
     def _violated(self, table: Table, row: Row) -> set[str]:

@@ -207,7 +207,7 @@ begin
         left join oltp.disputes d on d.id = w.id and b.exchange_rate is not null
         left join oltp.refunds r on r.id = w.id and b.exchange_rate is not null
         cross join lateral (select case when w.fee_too then -b.fee else 0 end as fee) f
-        cross join lateral ledger._day_entry(b.account_id, b.currency, p_category, at, coalesce(d.currency, r.currency))
+        cross join lateral ledger._day_entry(b.account_id, b.currency, p_category, ends, coalesce(d.currency, r.currency))
             as e (id)
         returning balance_transactions.id
     )

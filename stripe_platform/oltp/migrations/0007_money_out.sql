@@ -88,7 +88,7 @@ declare
     paid_in text;
     multiple integer;
     available record;
-    payable record;
+    moved text[];
     taken bigint;
     given bigint;
     rest bigint;
@@ -128,8 +128,7 @@ begin
     end if;
     taken := p_amount;
     if automatic then
-        select * into payable from payments._payable(p_account, p_currency);
-        taken := payable.net;
+        select p.ids, p.net into moved, taken from payments._payable(p_account, p_currency) p;
     end if;
     given := taken;
     if paid_in <> p_currency then
@@ -170,7 +169,7 @@ begin
         at);
     if automatic then
         insert into oltp.payout_balance_transactions (balance_transaction_id, payout_id)
-        select t, payout from unnest(payable.ids) t;
+        select t, payout from unnest(moved) t;
         if rest <> 0 then -- what banks cannot pay stays: held out of this payout, released to the next
             insert into oltp.payout_balance_transactions (balance_transaction_id, payout_id)
             select payments._move(ops.id_body(at), at, p_account, payout, 'payout_minimum_balance_hold', 'other_adjustment',
@@ -184,7 +183,7 @@ begin
         case when paid_in <> p_currency then -given end);
     perform payments._event('payout.created', p_account, 'payout', payout, p_key, at);
     answer := payments._keep(p_account, p_key, payout, json_build_object('payout', payout, 'status', 'pending',
-        'balance_transaction', 'txn_' || body, 'movements', coalesce(cardinality(payable.ids), 0))::text);
+        'balance_transaction', 'txn_' || body, 'movements', coalesce(cardinality(moved), 0))::text);
 end $$;
 
 -- A payout that failed or was canceled gives back exactly what it took, after it was paid too, and its movements are
