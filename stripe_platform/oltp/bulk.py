@@ -81,8 +81,8 @@ def load_day(
 
     `make` is called only when the day is missing. Refunds and disputes among the rows also update their charges.
     `turn`: its place among days that are loaded side by side; without one, it has the calendar to itself.
-    `reference`: called once, with the rows of tables that are copies (they are not written here), after the day before
-    is closed and before this one is: the copies' changes belong to this day. What it wrote stands if the day fails.
+    `reference`: called once, before the day's own rows, with the rows of tables that are copies: they are not written
+    here. When it returns they stand, also if the day fails, and so does all else the reference held at that instant.
     """
     try:
         return _load_day(conn, ring, digest, day, make, turn, reference)
@@ -127,12 +127,11 @@ def _load_day(
         filled = _filled(content.tables)
         copies = {name: content.tables[name] for name in filled if name in COPIES}
         _refuse_copies(content, day)
-        parents = not _PARENTS.isdisjoint(filled)
-        if parents:
+        if not _PARENTS.isdisjoint(filled):
             turn.wait_for_close()
-            reference(copies)
         else:
             turn.no_parents_here()
+        reference(copies)
         seed_books(conn)
         filled = [name for name in filled if name not in copies]
         own = [name for name in filled if name not in _OF_EARLIER_DAYS]
@@ -140,8 +139,6 @@ def _load_day(
             _copy(conn, ring, name, content.tables[name], day)
         conn.execute("select ledger.earn_day(%s)", [day])
         turn.wait_for_close()
-        if not parents:
-            reference(copies)
         _after_earlier_days(conn, ring, content, [name for name in filled if name not in own], day)
         for tables in (content.tables, content.later):
             for name in _filled(tables):
