@@ -1,11 +1,13 @@
 """Finds card numbers in free text, however they are disguised; says where, never what.
 
 Measured on disguises that a general detector misses: no-break and zero-width spaces, dots, newlines, full-width and
-Arabic digits, Mastercard's 2-series, 19-digit UnionPay, a number glued to letters.
+Arabic digits, Mastercard's 2-series, 19-digit UnionPay, a number glued to letters, brackets, HTML entities, words
+between the groups.
 """
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 
@@ -21,8 +23,11 @@ _NETWORKS: tuple[tuple[int, int, frozenset[int]], ...] = (
     (62, 62, frozenset({16, 17, 18, 19})), (81, 81, frozenset({16, 17, 18, 19})),  # UnionPay
 )
 _SHORTEST, _LONGEST = 13, 19
-# Digit groups with at most two separators between them; letters and colons end a run (times, hexadecimal ids).
-_RUN = re.compile(r"[0-9]+(?:[\s\-._/,|*+~]{1,2}[0-9]+)*")
+# Digit groups with at most four separators between them; letters and colons end a run (times, hexadecimal ids).
+_RUN = re.compile(r"[0-9]+(?:[\s\-._/,|*+~()\[\]{}]{1,4}[0-9]+)*")
+# A word may stand between groups as long as those printed on cards, where blanks part it from both.
+_SPOKEN = re.compile(r"\b[0-9]{3,6}(?:[\s,]+[^\W\d_]{1,12}[\s,]+[0-9]{2,7}){2,4}\b")
+_ENCODED = re.compile(r"%(?:20|2d|2e|a0|c2%a0)", re.IGNORECASE)
 _GROUP = re.compile(r"[0-9]+")
 
 
@@ -30,7 +35,8 @@ def holds_card_number(text: str) -> bool:
     """True where a number of a known network's range and length passes Luhn's check."""
     if len(text) < _SHORTEST or sum(map(str.isdigit, text)) < _SHORTEST:
         return False
-    return any(_in_run(run.group()) for run in _RUN.finditer(_plain(text)))
+    plain = _plain(_ENCODED.sub(" ", html.unescape(text)))
+    return any(_in_run(run.group()) for pattern in (_RUN, _SPOKEN) for run in pattern.finditer(plain))
 
 
 def _plain(text: str) -> str:

@@ -239,6 +239,7 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Write one more simulated day through the OLTP's write API and close it. Example: simulate --day 2026-07-20"""
+    import time
     from dataclasses import asdict
 
     from stripe_platform import feeds, local
@@ -246,10 +247,13 @@ def simulate(
     from stripe_platform.tables import show
 
     local.up()
+    started = time.monotonic()
     options = {name: value for name, value in (("per_day", per_day), ("seed", seed)) if value is not None}
     loaded = feeds.simulate(load_settings(), day, **options)
     if as_json:
-        emit(asdict(loaded))
+        seconds = time.monotonic() - started
+        emit({**asdict(loaded), "seconds": round(seconds, 2),
+              "charges_per_minute": round(loaded.rows.get("charges", 0) / seconds * 60)})
     else:
         title = f"Day {loaded.day}" + (", closed before: nothing was written" if loaded.skipped else "")
         show(title, [{"table": name, "rows": rows} for name, rows in loaded.rows.items()])

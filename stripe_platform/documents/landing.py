@@ -135,7 +135,7 @@ def _parse(line: bytes) -> Document:
 
 
 def _session(raw: Document, day: dt.date, now: dt.datetime) -> Document:
-    _only(raw, {"id", "customer", "merchant", "device", "location", "started_at", "ended_at", "events"})
+    _only(raw, {"id", "customer", "merchant", "device", "location", "referrer", "started_at", "ended_at", "events"})
     device, location = _object(raw, "device"), _object(raw, "location")
     _only(device, {"type", "os", "browser"})
     _only(location, {"country"})
@@ -146,7 +146,8 @@ def _session(raw: Document, day: dt.date, now: dt.datetime) -> Document:
     document = {
         "_id": raw.get("id"), "day": day.isoformat(), "customer": raw.get("customer"), "merchant": raw.get("merchant"),
         "device": {name: device.get(name) for name in ("type", "os", "browser")},
-        "location": {"country": location.get("country")}, "started_at": started, "ended_at": ended,
+        "location": {"country": location.get("country")}, "referrer": raw.get("referrer"),
+        "started_at": started, "ended_at": ended,
         "events": [_event(event) for event in _list(raw, "events")],
         # From the load, not from the visit: a past day loaded today must not be swept at once.
         "expires_at": now + dt.timedelta(days=SESSION_RETENTION_DAYS),
@@ -157,19 +158,20 @@ def _session(raw: Document, day: dt.date, now: dt.datetime) -> Document:
 def _event(raw: object) -> Document:
     if not isinstance(raw, dict):
         raise RefusedError("type", "an event is not an object: give at, type and page")
-    _only(raw, {"at", "type", "page"})
-    return {"at": _instant(raw, "at"), "type": raw.get("type"), "page": raw.get("page")}
+    _only(raw, {"at", "type", "page", "item"})
+    return {"at": _instant(raw, "at"), **{name: raw.get(name) for name in ("type", "page", "item")}}
 
 
 def _feedback(raw: Document, day: dt.date, _now: dt.datetime) -> Document:
-    _only(raw, {"id", "customer", "merchant", "charge", "rating", "channel", "text", "created"})
+    _only(raw, {"id", "customer", "merchant", "charge", "rating", "channel", "kind", "language", "text", "created"})
     created = _instant(raw, "created")
     _on(day, created, "created")
     if isinstance(raw.get("rating"), bool):
         raise RefusedError("type", "rating is not a whole number from 1 to 5")
     document = {
         "_id": raw.get("id"), "day": day.isoformat(), "created": created,
-        **{name: raw.get(name) for name in ("customer", "merchant", "charge", "rating", "channel", "text")},
+        **{name: raw.get(name) for name in ("customer", "merchant", "charge", "rating", "channel", "language", "text")},
+        "kind": raw.get("kind", "review"),
     }
     return _without_cards(document)
 

@@ -55,7 +55,8 @@ KINDS: dict[str, Kind] = {
         """select t.id, t.customer_id, t.type, t.card_brand, t.card_last4, t.card_exp_month, t.card_exp_year,
             t.card_funding, t.card_country, t.card_fingerprint, t.allow_redisplay, t.livemode, t.detached, t.created,
             t.name_ciphertext, t.email_ciphertext, t.phone_ciphertext, t.address_ciphertext, t.metadata_ciphertext,
-            coalesce(k.account_id, v.account_id) as account_id, d.cvc_check, d.address_line1_check, d.address_postal_code_check, d.iin, d.issuer,
+            coalesce(k.account_id, v.account_id) as account_id, d.cvc_check,
+            d.address_line1_check, d.address_postal_code_check, d.iin, d.issuer,
             d.three_d_secure_supported, d.wallet_type
         from oltp.payment_methods t left join oltp.customers k on k.id = t.customer_id
         left join vault.cards v on v.payment_method_id = t.id

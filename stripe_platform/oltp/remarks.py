@@ -80,3 +80,13 @@ def charge_of_intent(conn: psycopg.Connection, account_id: str, intent_id: str) 
         "select id from oltp.charges where payment_intent_id = %s and account_id = %s and status = 'succeeded'"
         " order by created desc limit 1", [intent_id, account_id]).fetchone()
     return None if row is None else str(row[0])
+
+
+def annotate_object(
+    conn: psycopg.Connection, ring: Keyring, *, table: str, object_id: str, subject: str, values: Mapping[str, Any]
+) -> None:
+    """Notes and descriptive columns of a product, price, subscription or invoice; metadata and description sealed."""
+    sealed = sealed_columns(conn, ring, table, object_id, subject,
+                            {name: values[name] for name in _SEALED if name in values})
+    clear = {name: value for name, value in values.items() if name not in _SEALED}
+    write_row(conn, table, {"id": object_id}, {**clear, **sealed})

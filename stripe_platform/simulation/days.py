@@ -48,6 +48,7 @@ class Days:
         self.business = business
         self.settlement = Settlement(self.merchants, self.rate)
         self.payouts = Payouts(self.merchants, self.net, self.live)
+        self.booked: dict[dt.date, dict[str, int]] = {}  # what bank statements booked, by day and currency
         self.made = self._once(6, self._made)
         self.fates = self._once(256, self._fates)
         self.refunds = self._once(256, lambda day: self._docket("re", day))

@@ -57,8 +57,8 @@ class SimulatedFeed:
         with psycopg.connect(self._settings.need("oltp_dsn"), autocommit=True) as conn:
             if day not in self.calendar() and day not in self._extra:
                 return observe(conn, day)
-            stands = landed(day, self._settings.landing) and is_loaded(conn, self.digest, day)
-            if day in self.business and not stands:
+            files = landed(day, self._settings.landing, business=day in self.business)
+            if not (files and is_loaded(conn, self.digest, day)):
                 # Before the commit: a killed run repeats both, and a committed day always has its files.
                 land(self.days, day, self._settings.landing)
             return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(day), turn,

@@ -1,6 +1,13 @@
-"""Files that other systems would drop for us: clickstream sessions and customer feedback, one JSONL file per day.
+"""Files that other systems would drop for us, one per kind and day. A file under its name is always complete.
 
-They name payers and merchants by token only. A file appears under its name when it is complete.
+* `sessions/<day>.jsonl`: clickstream of the shops' pages; `customer_feedback/<day>.jsonl`: reviews and survey answers.
+  The document store takes these two in. They name payers and merchants by token only.
+* `logs/<day>.jsonl`: access and error lines of the API front.
+* `bank_statements/<day>.xml`: ISO 20022 camt.053.001.08, one statement per bank account of the platform.
+* `dispute_evidence/<day>/`: receipts (PDF) and images (PNG) answered with, and `dispute_evidence/<day>.json` that
+  names each with its SHA-256.
+
+Feedback and logs hold planted leaks: see `disguises`.
 """
 
 from __future__ import annotations
@@ -8,93 +15,52 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from threading import get_ident
 
-import numpy as np
-
-from stripe_platform.oltp.ids import day_us, seeded, uuid7_ids
-from stripe_platform.simulation import names
+from stripe_platform.simulation import clickstream, evidence, feedback, logs, statements
 from stripe_platform.simulation.days import Days
 
-SESSION_SHARE, FEEDBACK_SHARE = 1 / 9.6, 1 / 96  # of the day's charges
-_DEVICES = (("desktop", "Windows", "Edge"), ("desktop", "macOS", "Safari"), ("desktop", "Linux", "Firefox"),
-            ("mobile", "Android", "Chrome"), ("mobile", "iOS", "Safari"), ("tablet", "iPadOS", "Safari"))  # fmt: skip
-_PAGES = ("/", "/catalogue", "/product", "/cart", "/checkout", "/receipt")
-_CHANNELS = ("app", "email", "web")
+OF_BUSINESS = {"sessions": clickstream.sessions, "customer_feedback": feedback.feedback, "logs": logs.lines}
+_FILES = {**dict.fromkeys(OF_BUSINESS, ".jsonl"), "bank_statements": ".xml", "dispute_evidence": ".json"}
 
 
 def land(days: Days, day: dt.date, folder: Path) -> dict[str, int]:
-    """Write the day's two files; records by collection. Repeating it writes the same bytes."""
-    return {
-        "sessions": _write(folder / "sessions" / f"{day}.jsonl", _sessions(days, day)),
-        "customer_feedback": _write(folder / "customer_feedback" / f"{day}.jsonl", _feedback(days, day)),
-    }
+    """Write the day's files; records by kind. Repeating it writes the same bytes."""
+    counts = {}
+    if day in days.business:
+        for kind, make in OF_BUSINESS.items():
+            lines = [json.dumps(record, separators=(",", ":")) for record in make(days, day)]
+            put(_file(folder, kind, day), "".join(line + "\n" for line in lines).encode())
+            counts[kind] = len(lines)
+    found = statements.statements(days, day)
+    put(_file(folder, "bank_statements", day), statements.camt053(found, day))
+    counts["bank_statements"] = sum(len(each.entries) for each in found)
+    manifest = _file(folder, "dispute_evidence", day)
+    files = evidence.files(days, day)
+    for each in files:
+        put(manifest.with_suffix("") / each.name, each.content)
+    put(manifest, evidence.manifest(files, day))
+    counts["dispute_evidence"] = len(files)
+    return counts
 
 
-def landed(day: dt.date, folder: Path) -> bool:
-    """Whether both files of the day stand; a file under its name is always complete."""
-    return all((folder / kind / f"{day}.jsonl").exists() for kind in ("sessions", "customer_feedback"))
+def landed(day: dt.date, folder: Path, *, business: bool) -> bool:
+    """Whether all files of the day stand; the manifest of the evidence is the last one written."""
+    return all(_file(folder, kind, day).exists() for kind in _FILES if business or kind not in OF_BUSINESS)
 
 
-def _sessions(days: Days, day: dt.date) -> Iterable[dict[str, object]]:
-    world, made = days.world, days.made(day)
-    rng = seeded(days.options.seed, "sessions", day.isoformat())
-    n = round(len(made.ids) * SESSION_SHARE)
-    started = day_us(day) + np.sort((rng.random(n) * 80_000_000_000).astype(np.int64))
-    ids = uuid7_ids("ses", started, rng)
-    payers, merchants = rng.integers(0, world.customers, n), rng.integers(0, len(world.cell_ids), n)
-    devices, clicks, known = rng.integers(0, len(_DEVICES), n), rng.integers(1, 9, n), rng.random(n) < 0.8
-    for i in range(n):
-        kind, system, browser = _DEVICES[devices[i]]
-        at = started[i] + np.cumsum(rng.integers(500_000, 90_000_000, clicks[i])) - 500_000
-        events = [{"at": _iso(t), "type": "view" if step % 3 else "open", "page": _PAGES[min(step, 5)]}
-                  for step, t in enumerate(at)]  # fmt: skip
-        yield {
-            "id": ids[i], "customer": world.customer_tokens[payers[i]] if known[i] else None,
-            "merchant": world.account_tokens[merchants[i]],
-            "device": {"type": kind, "os": system, "browser": browser},
-            "location": {"country": str(world.customer_country[payers[i]])},
-            "started_at": _iso(started[i]), "ended_at": events[-1]["at"], "events": events,
-        }  # fmt: skip
+def _file(folder: Path, kind: str, day: dt.date) -> Path:
+    return folder / kind / f"{day}{_FILES[kind]}"
 
 
-def _feedback(days: Days, day: dt.date) -> Iterable[dict[str, object]]:
-    world, made = days.world, days.made(day)
-    rng = seeded(days.options.seed, "feedback", day.isoformat())
-    n = min(len(made.ids), round(len(made.ids) * FEEDBACK_SHARE))
-    rows = np.sort(rng.choice(len(made.ids), n, replace=False))
-    latest = day_us(day) + 86_399_000_000
-    created = np.minimum(made.created_us[rows] + rng.integers(60_000_000, 7_200_000_000, n), latest)
-    ids = uuid7_ids("fb", created, rng)
-    ratings = rng.choice(5, n, p=(0.08, 0.10, 0.17, 0.30, 0.35)) + 1
-    picks, channels = rng.random(n), rng.integers(0, len(_CHANNELS), n)
-    for i, row in enumerate(rows):
-        account = world.terminal_account[made.charges.terminal[row]]
-        yield {
-            "id": ids[i], "customer": world.customer_tokens[made.charges.customer[row]],
-            "merchant": world.account_tokens[account], "charge": made.ids[row].as_py(), "rating": int(ratings[i]),
-            "channel": _CHANNELS[channels[i]], "text": names.text(int(ratings[i]), float(picks[i])),
-            "created": _iso(created[i]),
-        }  # fmt: skip
-
-
-def _iso(us: int) -> str:
-    seconds, micro = divmod(int(us), 1_000_000)
-    instant = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=seconds, milliseconds=micro // 1000)
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _write(file: Path, records: Iterable[dict[str, object]]) -> int:
+def put(file: Path, content: bytes) -> None:
+    """Write a file that appears under its name when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.{get_ident()}")
-    count = 0
-    with partial.open("w", encoding="utf-8") as out:
-        for record in records:
-            out.write(json.dumps(record, separators=(",", ":")) + "\n")
-            count += 1
+    with partial.open("wb") as out:
+        out.write(content)
         out.flush()
         os.fsync(out.fileno())
     partial.replace(file)
-    return count
+

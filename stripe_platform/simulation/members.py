@@ -15,7 +15,7 @@ from stripe_platform.simulation.merchants import INTERVALS, Merchants
 from stripe_platform.simulation.payments import smallest
 from stripe_platform.simulation.traffic import DAY_US
 
-LEAST, SHARE = 60, 0.06  # members, of payers
+LEAST, SHARE = 100, 0.06  # members, of payers
 KNOWN, FRESH = 0.6, 1 / 90  # members from the start; of the rest, new ones a day
 
 

@@ -29,6 +29,20 @@ _TEXTS = {
 }  # fmt: skip
 
 
+# Other languages: angry, hesitating, content.
+_OTHERS = {
+    "fr": (("J'ai été débité deux fois.", "Le colis n'est jamais arrivé."), ("Correct, mais le reçu est arrivé tard.",),
+           ("Très bien, paiement rapide.", "Tout s'est passé sans problème.")),
+    "de": (("Ich wurde zweimal belastet.", "Das Paket kam nie an."), ("Geht so, der Beleg kam spät.",),
+           ("Alles bestens, schnelle Zahlung.", "Sehr einfach und schnell.")),
+    "es": (("Me cobraron dos veces.", "El paquete no llegó nunca."), ("Bien, pero el recibo llegó tarde.",),
+           ("Todo perfecto, pago rápido.", "Muy fácil de usar.")),
+    "it": (("Mi hanno addebitato due volte.", "Il pacco non è mai arrivato."),
+           ("Va bene, ma la ricevuta è arrivata tardi.",),
+           ("Tutto perfetto, pagamento veloce.", "Molto semplice e rapido.")),
+}  # fmt: skip
+
+
 def people(n: int, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """`n` names and as many distinct mail addresses."""
     first, last = rng.integers(0, len(_FIRST), n), rng.integers(0, len(_LAST), n)
@@ -43,7 +57,7 @@ def shops(n: int, rng: np.random.Generator) -> list[str]:
     return [f"{_SHOP[f]} {_TRADE[s]}" for f, s in zip(first, second, strict=True)]
 
 
-def text(rating: int, pick: float) -> str:
+def text(rating: int, pick: float, language: str = "en") -> str:
     """A sentence of someone who gives this rating; `pick` in [0, 1) chooses it."""
-    choices = _TEXTS[rating]
+    choices = _OTHERS[language][(rating + 1) // 2 - 1] if language in _OTHERS else _TEXTS[rating]
     return choices[int(pick * len(choices))]

@@ -19,9 +19,9 @@ from stripe_platform.simulation.merchants import INTERVALS
 from stripe_platform.simulation.traffic import DAY_US
 
 TRIAL, TRIAL_DAYS = 0.3, 7  # of new members
-FAILING, FAILING_FIRST, RECOVERED = 0.10, 0.2, 0.45  # of renewals, of first payments; of the retries
+FAILING, FAILING_FIRST, RECOVERED = 0.10, 0.2, 0.30  # of renewals, of first payments; of the retries
 RETRIES = (1, 3, 5)  # days after the first attempt
-LEAVING, PAUSING, AT_ONCE = 0.06, 0.03, 0.3  # of renewals; of those who leave
+LEAVING, PAUSING, AT_ONCE = 0.06, 0.04, 0.3  # of renewals; of those who leave
 _FEEDBACK = ("too_expensive", "unused", "switched_service", "missing_features", "customer_service", "other")
 class Subscriptions:
     """All lives until `last`, cut into days; days on which nothing is sold bring nothing."""

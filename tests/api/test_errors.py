@@ -112,7 +112,6 @@ def test_too_many_requests(start: Callable[..., Server], shop: Merchant, merchan
     assert answers[0] == 200
     assert 429 in answers
     with pytest.raises(stripe.RateLimitError):
-        for _ in range(20):
-            slow.sdk(shop).v1.balance.retrieve()
+        [slow.sdk(shop).v1.balance.retrieve() for _ in range(20)]
     assert slow.raw(merchant(), "GET", "/v1/balance").status_code == 200  # another key has a bucket of its own
     slow.stop()

@@ -122,3 +122,35 @@ def test_intents_wait_change_and_end(sdk: stripe.StripeClient) -> None:
     assert sum(one.amount for one in [*balance.pending, *balance.available]) == net
     movement = sdk.v1.balance_transactions.list({"source": pending.latest_charge, "type": "charge"}).data[0]
     assert sdk.v1.balance_transactions.retrieve(movement.id, {"expand": ["source"]}).source.object == "charge"
+
+
+def test_a_subscription_bills_and_ends(sdk: stripe.StripeClient) -> None:
+    product = sdk.v1.products.create({"name": "Plan", "metadata": {"line": "a"}})
+    price = sdk.v1.prices.create({"product": product.id, "currency": "eur", "unit_amount": 990, "nickname": "monthly",
+                                  "recurring": {"interval": "month"}})  # fmt: skip
+    assert (price.recurring.interval, price.unit_amount) == ("month", 990)
+    assert sdk.v1.products.update(product.id, {"name": "Plan B"}).name == "Plan B"
+    customer = sdk.v1.customers.create({"name": "Ada"}).id
+    method = sdk.v1.payment_methods.attach("pm_card_visa", {"customer": customer}).id
+    made = sdk.v1.subscriptions.create({
+        "customer": customer, "items": [{"price": price.id, "quantity": 2}], "default_payment_method": method,
+        "metadata": {"seat": "1"}, "expand": ["latest_invoice"]})
+    assert (made.status, made.metadata["seat"]) == ("active", "1")
+    assert made["items"].data[0].price.id == price.id
+    invoice = made.latest_invoice
+    assert (invoice.status, invoice.amount_paid, invoice.lines.data[0].quantity) == ("paid", 1980, 2)
+    assert invoice.parent.subscription_details.subscription == made.id
+    assert [one.id for one in sdk.v1.invoices.list({"subscription": made.id})] == [invoice.id]
+    later = sdk.v1.subscriptions.update(made.id, {"cancel_at_period_end": True})
+    assert later.cancel_at_period_end
+    assert not sdk.v1.subscriptions.update(made.id, {"cancel_at_period_end": False}).cancel_at_period_end
+    assert sdk.v1.subscriptions.cancel(made.id).status == "canceled"
+    assert sdk.v1.subscriptions.list({"customer": customer}).data == []
+    assert [one.id for one in sdk.v1.subscriptions.list({"customer": customer, "status": "all"})] == [made.id]
+    bad = sdk.v1.payment_methods.attach("pm_card_chargeCustomerFail", {"customer": customer}).id
+    wish: stripe.params.SubscriptionCreateParams = {
+        "customer": customer, "items": [{"price": price.id}], "default_payment_method": bad}
+    assert sdk.v1.subscriptions.create(wish).status == "incomplete"
+    with pytest.raises(stripe.CardError):
+        sdk.v1.subscriptions.create({**wish, "payment_behavior": "error_if_incomplete"})
+    assert {"invoice.paid", "customer.subscription.created"} <= {e.type for e in sdk.v1.events.list({"limit": 100})}

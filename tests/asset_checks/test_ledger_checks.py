@@ -25,6 +25,9 @@ TAMPERED = [
     ("entries_balance", "without_postings", "delete from oltp.ledger_postings where entry_id = {one_entry}"),
     ("entries_balance", "in_accounts_of_another_currency",
      "update oltp.ledger_postings set currency = 'bhd' where entry_id = {one_entry}"),
+    ("entries_balance", "mixed_currencies",
+     ("insert into oltp.ledger_postings select {one_entry}, p.position, p.account, 'usd', p.amount"
+      " from (values (90, 'cash:usd', 5), (91, 'rounding:usd', -5)) as p (position, account, amount)")),
     ("movements_are_booked", "net_astray", "update oltp.balance_transactions set net = net + 1 where id = {one}"),
     ("movements_are_booked", "fees_not_explained",
      "update oltp.fee_details set amount = amount + 1 where balance_transaction_id = {one}"),
@@ -41,10 +44,45 @@ TAMPERED = [
      "update oltp.ledger_entries set effective_at = effective_at + interval '1 microsecond' where id = {one_entry}"),
     ("sealed_entries_are_unaltered", "broken_seals",
      "update oltp.ledger_postings set amount = -amount where entry_id = {one_entry}"),
+    ("books_and_objects_agree", "refunds_astray",
+     "update oltp.charges set amount_refunded = amount_refunded + 1 where id = {one_charge}"),
+    ("books_and_objects_agree", "refunds_astray",
+     ("insert into oltp.refunds (id, charge_id, amount, currency, status, created) select 're_x', id, amount + 1,"
+      " currency, 'pending', created from oltp.charges where id = {one_charge}")),
+    ("books_and_objects_agree", "disputes_astray",
+     "update oltp.disputes set status = case when status = 'won' then 'lost' else 'won' end where id = {one_dispute}"),
+    ("books_and_objects_agree", "undone_not_returned",
+     ("insert into oltp.refunds (id, charge_id, amount, currency, status, created) select 're_x', id, 5, currency,"
+      " 'failed', created from oltp.charges where id = {one_charge};"
+      "update oltp.balance_transactions set source_id = 're_x', reporting_category = 'refund' where id = {one}")),
+    ("books_and_objects_agree", "payouts_not_their_movements",
+     ("insert into oltp.payouts (id, account_id, amount, currency, status, created) select 'po_x', b.account_id, 5,"
+     " b.currency, 'paid', b.created from oltp.balance_transactions b where b.id = {one};"
+     "insert into oltp.payout_balance_transactions values ({one}, 'po_x')")),
+    ("books_and_objects_agree", "reversals_not_opposite",
+     "insert into oltp.ledger_reversals select min(id), max(id) from oltp.ledger_entries"),
+    ("books_and_objects_agree", "without_movement",
+     "insert into oltp.transfers (id, amount, currency, created) values ('tr_x', 5, 'eur', now())"),
+    ("books_and_objects_agree", "without_object",
+     "insert into oltp.ledger_entries (id, kind, effective_at) values ('le_' || ops.id_body(now()), 'charge', now())"),
+    ("books_and_objects_agree", "without_object",
+     ("insert into oltp.ledger_entries (id, kind, source_id, effective_at) values ('le_' || ops.id_body(now()),"
+     " 'dispute_lost', 'dp_x', now())")),
+    ("books_and_objects_agree", "on_the_wrong_side",
+     ("insert into oltp.ledger_postings select {one_entry}, 90 + row_number() over (), id, currency, 1000000000000"
+     " from oltp.ledger_accounts where kind = 'fee_revenue'")),
+    ("clearing_accounts_return_to_zero", "overdue",
+     ("insert into oltp.ledger_postings select {one_entry}, 90 + row_number() over (), id, currency, 5"
+     " from oltp.ledger_accounts where kind = 'transfer_clearing'")),
+    ("clearing_accounts_return_to_zero", "overdue_threefold",
+     ("insert into oltp.ledger_postings select {one_entry}, 90 + row_number() over (), id, currency, 5"
+     " from oltp.ledger_accounts where kind = 'transfer_clearing'")),
 ]
 PLACES = {
     "one": "(select min(b.id) from oltp.balance_transactions b where b.fee > 0 and b.reporting_category = 'charge')",
     "one_entry": "(select min(e.id) from oltp.ledger_entries e)",
+    "one_charge": "(select min(c.id) from oltp.charges c where c.amount_captured > 0)",
+    "one_dispute": "(select min(d.id) from oltp.disputes d join oltp.balance_transactions b on b.source_id = d.id)",
     "one_account": "(select min(b.ledger_account_id) from oltp.ledger_balances b)",
     "one_posting": "entry_id = (select min(e.id) from oltp.ledger_entries e) and position = 1",
 }
@@ -84,6 +122,7 @@ def test_a_tampered_book_turns_its_check_red(books: Stores, servers, both: Setti
     with psycopg.connect(servers.superuser("oltp", database)) as conn:
         conn.execute("alter table oltp.balance_transactions drop constraint net_is_amount_less_fee")
         conn.execute(UNGUARDED)
+        conn.execute("set session_replication_role = replica")
         assert conn.execute(statement.format(**PLACES)).rowcount > 0
     found = verdicts(NAMED[name], books)
     (failed,) = (v for v in found if v.outcome == "failed")

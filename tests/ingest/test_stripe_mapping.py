@@ -321,7 +321,7 @@ def test_every_form_of_file_is_read(form, packed):
         b"7",
         b'"text"',
         b"PK\x03\x04 zip",
-        gzip.compress(b'{"a": 1}' * 900)[:40],
+        gzip.compress(b'{"a": 1}' * 900, mtime=0)[:40],
         b'{"a": NaN}',
     ],
 )

@@ -7,11 +7,13 @@ first. Whatever the order: of two states of an object the newer one shows, by it
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import sql
 
@@ -24,7 +26,7 @@ from stripe_platform.ingest.stripe.landing import Landing, again
 from stripe_platform.ingest.stripe.links import HOT, Pending
 from stripe_platform.ingest.stripe.mapping import MADE_HERE, SEPARATOR, Main, RefusedError, Row, map_arrival
 from stripe_platform.keyring import Keyring
-from stripe_platform.oltp.ids import new_token
+from stripe_platform.oltp.ids import tokens
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.vault import SubjectKey, open_value, subject_keys
 
@@ -469,6 +471,7 @@ def _upsert(work: Batch, table: str, rows: Sequence[Row], subjects: dict[str, st
     schema = load_schema()[table]
     shapes: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     made_here = [name for name in schema.names if name in MADE_HERE]
+    drawn = iter(tokens("tok", len(rows), np.random.default_rng(secrets.randbits(256))) if made_here else ())
     for row in rows:
         values = dict(row.clear)
         for column, text in row.sealed.items():
@@ -476,7 +479,7 @@ def _upsert(work: Batch, table: str, rows: Sequence[Row], subjects: dict[str, st
             sealed = key.seal(f"oltp.{table}", column, row.key, text.encode("utf-8", "replace"))
             values[column] = "\\x" + sealed.hex()
         for name in made_here:
-            values[name] = new_token("tok")
+            values[name] = next(drawn)
         shapes[tuple(sorted(values))].append(values)
     for columns, records in shapes.items():
         kept = [c for c in columns if c not in schema.key and c not in MADE_HERE]

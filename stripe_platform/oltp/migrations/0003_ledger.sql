@@ -637,13 +637,15 @@ set search_path = pg_catalog, pg_temp as $$
 declare
     due record;
     opened timestamptz;
+    released timestamptz;
 begin
+    perform pg_advisory_xact_lock_shared(hashtextextended('ledger.release', 0));
     perform 1 from oltp.balance_transactions b where b.id = any (p_ids) order by b.id for no key update;
-    select c.open_from into opened from ops.ledger_calendar c;
+    select c.open_from, c.released_until into opened, released from ops.ledger_calendar c;
     select array_agg(u.id) as id, array_agg('le_' || ops.id_body(greatest(u.created, opened))) as entry,
         array_agg(u.category) as category, array_agg(u.account_id) as account, array_agg(u.currency) as currency,
         array_agg(greatest(u.created, opened)) as effective,
-        array_agg(u.available_on > greatest(u.created, opened)) as pending, array_agg(u.net) as net,
+        array_agg(u.available_on > greatest(u.created, opened, released)) as pending, array_agg(u.net) as net,
         array_agg(u.stripe_fee) as stripe_fee, array_agg(u.application_fee) as application_fee,
         array_agg(u.tax) as tax, array_agg(u.passthrough_fee) as passthrough_fee,
         array_agg(u.other_currency) as other_currency, array_agg(u.other_amount) as other_amount
@@ -781,6 +783,14 @@ begin
     return entry;
 end $$;
 
+-- Whether releases are past this instant: what comes late would wait for one that is over. A release under way is
+-- waited for, so that none can pass unseen.
+create function ledger._released(p_available_on timestamptz) returns boolean language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock_shared(hashtextextended('ledger.release', 0));
+    return p_available_on <= (select c.released_until from ops.ledger_calendar c);
+end $$;
+
 -- Pending becomes available: one entry per merchant and currency. The overlap of a day catches what was booked while
 -- the last release ran.
 create function ledger.release(p_until timestamptz) returns integer language plpgsql security definer
@@ -858,8 +868,8 @@ declare
     entry text := 'le_' || ops.id_body(at);
 begin
     perform pg_advisory_xact_lock(hashtextextended('ledger.trade:' || least(p_sold, p_bought) || greatest(p_sold, p_bought), 0));
-    sold := ledger.balance(sold_account);
-    promised := ledger.balance(bought_account);
+    -- One statement, one snapshot: a payment that commits meanwhile is in both sides or in none.
+    select ledger.balance(sold_account), ledger.balance(bought_account) into sold, promised;
     select max(e.id) into last_trade from oltp.ledger_entries e
     where e.source_id = 'trade:' || least(p_sold, p_bought) || ':' || greatest(p_sold, p_bought) and e.kind = 'fx_trade';
     select count(*) into payments from oltp.ledger_postings p
@@ -1140,14 +1150,15 @@ declare
     entry text := 'le_' || p_body;
     waits boolean;
 begin
-    if p_amount = 0 and p_fee = 0 then
+    -- What is nothing in the settlement currency may be something in the other.
+    if p_amount = 0 and p_fee = 0 and coalesce(p_other_amount, 0) = 0 then
         return null;
     end if;
     if p_at < p_open_from then
         effective := p_open_from;
         entry := 'le_' || ops.id_body(effective);
     end if;
-    waits := p_available_on > effective;
+    waits := p_available_on > effective and (p_available_on > clock_timestamp() or not ledger._released(p_available_on));
     insert into oltp.balance_transactions (id, account_id, source_id, type, reporting_category, amount, fee, net,
         currency, exchange_rate, status, available_on, created, ledger_entry_id, available_entry_id)
     values (movement, p_account, p_source, p_type, p_category, p_amount, p_fee, p_amount - p_fee, p_currency, p_rate,
@@ -1502,11 +1513,13 @@ end $$;
 
 -- Part of what a charge's own movement brought, in the settlement currency: parts that add up to the charge add up to
 -- the movement, to the minor unit.
-create function payments._part(p_whole bigint, p_of bigint, p_before bigint, p_amount bigint) returns bigint
-language sql immutable as $$
-    select case when p_of = p_whole then p_amount
-        else (round(p_whole::numeric * (p_before + p_amount) / p_of) - round(p_whole::numeric * p_before / p_of))::bigint end
+create function payments._part(p_whole bigint, p_of bigint, p_before bigint, p_amount bigint, p_unit integer default 1)
+returns bigint language sql immutable as $$
+    select case when p_of = p_whole and p_unit = 1 then p_amount
+        else (round(p_whole::numeric * (p_before + p_amount) / p_of / p_unit)
+            - round(p_whole::numeric * p_before / p_of / p_unit))::bigint * p_unit end
 $$;
+comment on function payments._part is 'In whole units of the currency: amounts with three decimals end with 0';
 
 -- A movement that gives back (or returns) part of a charge: dated with the charge's money while that is pending.
 create function payments._give_back(
@@ -1524,7 +1537,8 @@ begin
     if earned.id is null then
         earned.currency := p_charge.currency;
     else
-        moved := payments._part(earned.amount, p_charge.amount_captured, p_before, p_amount);
+        moved := payments._part(earned.amount, p_charge.amount_captured, p_before, p_amount,
+            case when earned.exchange_rate is null then 1 else payments._unit(earned.currency) end);
     end if;
     perform ledger.open_accounts(p_charge.account_id, earned.currency,
         nullif(p_charge.currency, earned.currency));

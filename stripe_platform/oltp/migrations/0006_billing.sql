@@ -1900,7 +1900,7 @@ declare
     note oltp.credit_notes;
     i oltp.invoices;
 begin
-    select payments._lock_invoice(n.invoice_id) into i from oltp.credit_notes n where n.id = p_credit_note;
+    i := payments._lock_invoice((select n.invoice_id from oltp.credit_notes n where n.id = p_credit_note));
     select * into note from oltp.credit_notes n where n.id = p_credit_note for no key update;
     select b.answer, b.replayed into answer, replayed
     from payments._begin(i.account_id, p_key, p_hash, 'void_credit_note') b;

@@ -151,6 +151,11 @@ begin
             rest := 0;
         end if;
     end if;
+    if not automatic and given < 1 then
+        answer := payments._keep(p_account, p_key, null, payments._invalid('amount_too_small', format(
+            'a payout of that little is nothing in %s: pay out more', paid_in), 'amount'));
+        return;
+    end if;
     if automatic is null or given < 1 or (automatic and taken < p_minimum) then
         answer := payments._keep(p_account, p_key, null, json_build_object('payout', null, 'status', 'nothing_to_pay',
             'balance_transaction', null, 'movements', 0)::text);
@@ -436,7 +441,8 @@ create function payments._pay_fee(
 declare
     effective timestamptz := greatest(p_at, payments._open_from());
     entry text := 'le_' || case when effective = p_at then p_body else ops.id_body(effective) end;
-    waits boolean := p_available_on > effective;
+    waits boolean := p_available_on > effective and (p_available_on > clock_timestamp()
+        or not ledger._released(p_available_on));
 begin
     insert into oltp.balance_transactions (id, account_id, source_id, type, reporting_category, amount, fee, net, currency,
         status, available_on, created, ledger_entry_id, available_entry_id)
