@@ -133,8 +133,8 @@ def _apply(conn: psycopg.Connection, lake: Lake, batch: Manifest, known: Positio
             try:
                 count = _remove(conn, each, rows.filter(gone)) + _write(conn, each, rows.filter(pc.invert(gone)))
             except psycopg.errors.LockNotAvailable:
-                raise CopyError(f"rows of oltp.{each.table} were held by another transaction for {PATIENCE}: let it end,"
-                                " then sync again; who holds a row must not wait for a sync") from None
+                raise CopyError(f"rows of oltp.{each.table} were held by another transaction for {PATIENCE}: let it"
+                                " end, then sync again; who holds a row must not wait for a sync") from None
             except psycopg.errors.IntegrityError as error:  # the server's text shows the row: only the rule travels on
                 rule = error.diag.constraint_name or error.diag.column_name or type(error).__name__
                 raise CopyError(f"batch {batch.seq} of the reference breaks the rule {rule} of oltp.{each.table}: take"

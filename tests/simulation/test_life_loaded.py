@@ -12,7 +12,7 @@ from simulated_life import LIFE, calendar
 
 from asset_checks.judge import WHOLE, judge
 from asset_checks.stores import Stores
-from asset_checks.suites import ledger, both
+from asset_checks.suites import ledger, oltp
 from stripe_platform.oltp.assets import bring
 from stripe_platform.settings import Settings
 from stripe_platform.simulation.feed import SimulatedFeed
@@ -24,7 +24,7 @@ OPTIONS = dataclasses.replace(LIFE, per_day=250, days=14, dispute_lag_days=7)
 
 def judged(settings: Settings) -> None:
     days = [day.isoformat() for day in calendar(OPTIONS)]
-    for check in [*ledger.CHECKS, *(c for c in both.CHECKS if c.name == "rows_of_the_day_hold_their_rules")]:
+    for check in [*ledger.CHECKS, *(c for c in oltp.CHECKS if c.name == "rows_of_the_day_hold_their_rules")]:
         found = judge(check, Stores.of_settings(), days if check.partitioned else [WHOLE])
         assert {v.outcome for v in found} == {"passed"}, (check.name, found)
 
