@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from resources.lake import Lake, open_lake
-from stripe_platform.cdc.capture import CaptureBusyError, capture
+from stripe_platform.cdc.capture import CaptureBusyError, capture, writer_lock
 from stripe_platform.cdc.slot import ensure_slot
 from stripe_platform.reference.copies import copy
 from stripe_platform.reference.database import REFERENCE, connect
@@ -19,6 +19,7 @@ from stripe_platform.reference.fill import fill, seed
 from stripe_platform.settings import Settings
 
 TICK_SECONDS = 10.0  # of a sensor's tick
+PATIENCE = 60.0  # with another capture of the reference
 
 
 @dataclass
@@ -31,7 +32,7 @@ class SyncReport:
     seconds: float = 0.0
 
 
-def sync(settings: Settings, *, lake: Lake | None = None, wait_seconds: float = 60.0,
+def sync(settings: Settings, *, lake: Lake | None = None, wait_seconds: float = PATIENCE,
          budget_seconds: float | None = None) -> SyncReport:
     """Bring the copies to what the reference holds now. `lake`: the whole lake, where it is open already.
 
@@ -47,7 +48,8 @@ def sync(settings: Settings, *, lake: Lake | None = None, wait_seconds: float = 
 
 def prepare(settings: Settings) -> SyncReport:
     """The reference ready for use: its slot, what an older payments database held, the seeds, and the copies."""
-    ensure_slot(settings, source=REFERENCE)  # before the first commit: what precedes the slot is not captured
+    with writer_lock(settings, PATIENCE, REFERENCE):
+        ensure_slot(settings, source=REFERENCE)  # before the first commit: what precedes the slot is not captured
     with connect(settings) as conn:
         fill(conn, settings)
         seed(conn)
