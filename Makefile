@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-ui test-faults test-volume lint lint-style lint-types lint-floors lint-sql lock clean
+.PHONY: help setup demo ui bench test test-ui test-faults test-volume lint lint-style lint-types lint-floors lint-sql lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ test-faults: $(READY)  ## kills, disks, races
 
 test-volume: $(READY)  ## the long counts
 	$(VENV)/bin/python -m pytest -m volume
+
+bench: $(READY)  ## ours beside its peers, on this machine
+	$(RUN) bench oltp
 
 lock:  ## resolve requirements/lock.txt anew from pyproject.toml
 	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/uv.in -o requirements/uv.txt

@@ -30,6 +30,8 @@ serve_app = typer.Typer(no_args_is_help=True, help="Long-running servers: api, w
 app.add_typer(serve_app, name="serve")
 key_app = typer.Typer(no_args_is_help=True, help="Keys of merchants' programs: create, list, revoke.")
 app.add_typer(key_app, name="api-key")
+bench_app = typer.Typer(no_args_is_help=True, help="Ours beside a named peer, in alternating rounds.")
+app.add_typer(bench_app, name="bench")
 
 MAX_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
@@ -386,6 +388,29 @@ def serve_webhooks(
     from stripe_platform.settings import load_settings
 
     webhooks.serve(load_settings(), host, port)
+
+
+@bench_app.command("oltp")
+def bench_oltp(
+    seconds: Annotated[float, typer.Option(help="Length of one measurement.")] = 4,
+    deep: Annotated[bool, typer.Option(help="Also from 10^5 to 10^6 stored charges.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Whole payments per second beside pgbench on the same server. Example: stripe-platform bench oltp --json"""
+    from stripe_platform import local, progress
+    from stripe_platform.embedded import servers
+    from stripe_platform.oltp.bench import bench
+    from stripe_platform.settings import data_folder, load_settings
+    from stripe_platform.tables import show
+
+    local.up()
+    with progress.enabled():
+        report = bench(load_settings(), servers.superuser(data_folder(), "oltp"), seconds=seconds, deep=deep)
+    if as_json:
+        emit(report.as_json())
+    else:
+        show("Payments beside pgbench", report.rows())
+        show("Bars", [{"bar": name, **bar} for name, bar in report.bars.items()])
 
 
 @cdc_app.command("capture")

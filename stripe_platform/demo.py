@@ -56,11 +56,11 @@ def _carry(calendar: BusinessDays) -> Iterator[runs.RunReport]:
         runs.close_interrupted(instance, runs.BY_COMMAND_LINE)
         yield runs.run_job(defs, instance, "ingest", first, last)
         yield runs.run_job(defs, instance, "transform", first, last)
-        if calendar.days < DAYS:
-            return
-        yield runs.run_job(defs, instance, "train", scores_day, scores_day)
-        yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
-        yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
+        if calendar.days >= DAYS:
+            yield runs.run_job(defs, instance, "train", scores_day, scores_day)
+            yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
+            yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
+        yield runs.run_job(defs, instance, "small_tables", None, None)
 
 
 @contextmanager

@@ -133,7 +133,7 @@ select %(whole)s as partition, (select count(*) from oltp.ledger_entries) as row
         and case when d.status = 'won' then coalesce(m.amount, 0) <> 0
             when d.status in ('prevented', 'charge_refunded') then coalesce(m.net, 0) <> 0
             when d.status like 'warning\\_%%' then m.n > 0
-            else coalesce(m.amount, 0) >= 0 end
+            else m.n is null or m.amount > 0 end
     ) as disputes_astray,
     (
         select count(*) from (

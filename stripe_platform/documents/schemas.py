@@ -159,12 +159,11 @@ SESSIONS = Collection(
         "events": {
             "bsonType": "array", "maxItems": MAX_EVENTS,
             "items": _object({"at": _DATE, "type": _text(40), "page": _text(200, optional=True),
-                              "item": _text(64, optional=True)}),
+                              "item": _text(64, optional=True)}, ("at", "type", "page")),
         },
         "expires_at": {**_DATE, "description": "When the server sweeps it: counted from the load, not from the visit"},
     },
-    ("_id", "day", "customer", "merchant", "device", "location", "referrer", "started_at", "ended_at", "events",
-     "expires_at"),
+    ("_id", "day", "customer", "merchant", "device", "location", "started_at", "ended_at", "events", "expires_at"),
     (
         Index("day_started", (("day", 1), ("started_at", 1))),
         Index("customer_started", (("customer", 1), ("started_at", -1))),
@@ -188,7 +187,7 @@ CUSTOMER_FEEDBACK = Collection(
         "text": _text(MAX_TEXT, optional=True),
         "created": _DATE,
     },
-    ("_id", "day", "customer", "merchant", "charge", "rating", "channel", "kind", "language", "text", "created"),
+    ("_id", "day", "customer", "merchant", "charge", "rating", "channel", "text", "created"),
     (
         _BY_DAY,
         Index("merchant_rating", (("merchant", 1), ("rating", 1))),

@@ -48,7 +48,7 @@ def _deps(table: Table) -> list[dg.AssetKey]:
 
 @dg.multi_asset(
     name="oltp", specs=[_spec(TABLES[name]) for name in DATED], partitions_def=DAILY, backfill_policy=SINGLE_RUN,
-    required_resource_keys={"feed", "reference"},
+    required_resource_keys={"feed"},
 )  # fmt: skip
 def oltp(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     """Bring each day of the range through the write API (production: observe it), in order."""
@@ -66,10 +66,6 @@ def oltp(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
                 "quarantined": sum(load.quarantined for load in loads), "feed": feed.name,
             },
         )  # fmt: skip
-    # The days brought merchants and rates, too: through the reference, whose tables now hold more than before.
-    for name, rows in context.resources.reference.count(sorted({copy.origin for copy in COPIES.values()})).items():
-        context.log_event(dg.AssetMaterialization(
-            key("reference", name), metadata={"rows": rows, "dagster/row_count": rows, "feed": feed.name}))
 
 
 @dg.multi_asset(

@@ -16,7 +16,8 @@ from stripe_platform.oltp.reference import CURRENCIES, FEES
 from stripe_platform.simulation.payments import smallest
 from stripe_platform.simulation.world import World
 
-EXCHANGED, DAILY = 0.35, 0.04  # of merchants outside the euro; of all merchants
+EXCHANGED = 0.35  # of merchants outside the euro
+DAILY, AUTOMATIC = 0.04, 0.35  # of merchants; the others ask for their money week by week, by hand
 _BANKS = ("Bank of the Quay", "Harbour Savings", "First Meadow Bank", "Lantern Trust")
 _PLANS = (4.99, 9.99, 14.99, 29.99, 49.99)
 # Standard rates of the countries of the plane; percent, exclusive.
@@ -41,6 +42,7 @@ class Merchants:
         self.exchanged = self.settlement != own
         self.daily = rng.random(self.count) < DAILY
         self.weekday = rng.integers(0, 7, self.count)
+        self.automatic = self.daily | (rng.random(self.count) < AUTOMATIC)
         fees = np.array([FEES[c] for c in self.settlement], dtype=np.int64)
         self.basis_points, self.fixed, self.dispute_fee = fees[:, 0], fees[:, 1], fees[:, 2]
         self.multiple = smallest(self.settlement)

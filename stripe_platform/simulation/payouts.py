@@ -1,7 +1,8 @@
 """Payouts: what a merchant earned since the last one, sent weekly or daily, two days on the way, sometimes sent back.
 
-A payout is the sum of the movements before its day; what a failed one gives back is part of the next. The state runs
-forward from the first day, so that a day made alone costs the days before it once.
+A payout is the sum of the movements before its day; what a failed one gives back is part of the next. Automatic ones
+name those movements; by hand, merchants ask for the same sum (a name per movement would be a seventh more rows). The
+state runs forward from the first day, so that a day made alone costs the days before it once.
 """
 
 from __future__ import annotations
@@ -86,9 +87,10 @@ class Payouts:
         return pa.table({
             "id": batch.ids, "account_id": merchants.world.account_ids.take(take),
             "bank_account_id": merchants.bank_ids.take(take), "amount": batch.amount,
-            "currency": merchants.settlement[batch.account], "status": ["pending"] * n, "automatic": ["true"] * n,
+            "currency": merchants.settlement[batch.account], "status": ["pending"] * n,
+            "automatic": merchants.automatic[batch.account],
             "method": ["standard"] * n, "type": ["bank_account"] * n, "source_type": ["card"] * n,
-            "reconciliation_status": ["completed"] * n,
+            "reconciliation_status": np.where(merchants.automatic[batch.account], "completed", "not_applicable"),
             "arrival_date": stamps(np.full(n, self._midnight(number + ON_THE_WAY))),
             "balance_transaction_id": [f"txn_{name[3:]}" for name in batch.ids], "created": stamps(us),
         })  # fmt: skip

@@ -11,6 +11,9 @@ import pytest
 import stripe
 from api_shop import Merchant, Server
 
+from stripe_platform.cards import holds_card_number
+
+UUID_LIKE_A_CARD = "abcd4242-4242-4242-8003-abcdefabcdef"  # the SDK sends UUIDs of its own making
 PAY = {"amount": "1000", "currency": "eur", "confirm": "true", "payment_method": "pm_card_visa"}
 
 
@@ -57,8 +60,18 @@ def test_other_parameters_are_refused(server: Server, shop: Merchant) -> None:
         sdk.v1.customers.create({"name": "Eve"}, options)
     with pytest.raises(stripe.IdempotencyError):
         sdk.v1.customers.create({"name": "Ada"}, {"idempotency_key": "k" * 256})
-    with pytest.raises(stripe.IdempotencyError):
-        sdk.v1.customers.create({"name": "Ada"}, {"idempotency_key": "4242 4242 4242 4242"})
+
+
+@pytest.mark.parametrize("key", ["4242 4242 4242 4242", UUID_LIKE_A_CARD])
+def test_a_key_that_looks_like_a_card_works_and_is_not_kept(
+    server: Server, shop: Merchant, conn: psycopg.Connection, key: str
+) -> None:
+    assert holds_card_number(key)
+    first, again = _pay(server, shop, key), _pay(server, shop, key)
+    assert again.content == first.content
+    assert _pay(server, shop, key, amount="1001").status_code == 400
+    kept = conn.execute("select key from oltp.idempotency_keys where account_id = %s", [shop.account]).fetchall()
+    assert [row[0][:4] for row in kept] == ["key_"]
 
 
 def test_a_key_belongs_to_its_merchant(server: Server, merchant: Callable[..., Merchant]) -> None:

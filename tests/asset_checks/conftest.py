@@ -134,11 +134,12 @@ def _database(servers: Any, cluster: str, name: str, owner: str, template: str) 
 def _carry(settings: Settings, stores: Stores) -> None:
     from stripe_platform.cdc.capture import capture, ensure_slot
     from stripe_platform.cdc.compact import compact_range
+    from stripe_platform.cdc.manifest import Chain
     from stripe_platform.cdc.snapshots import snapshot_range
     from stripe_platform.documents import landing, transactions
     from stripe_platform.documents.setup import ensure_collections
     from stripe_platform.features.build import build
-    from stripe_platform.keys import OLTP_TABLES
+    from stripe_platform.keys import OLTP_TABLES, UNDATED
     from stripe_platform.simulation.feed import SimulatedFeed
     from stripe_platform.simulation.world import Options
     from stripe_platform.warehouse import raw
@@ -152,10 +153,16 @@ def _carry(settings: Settings, stores: Stores) -> None:
     capture(settings, DAYS[-1])
     lake, tables = stores.lake(), [table.name for table in OLTP_TABLES if table.dated]
     compact_range(lake, tables, DAYS)
+    chain = Chain.load(lake)
+    undated = {name: chain.days_of(name, FIRST) for name in UNDATED}
+    for name, days in undated.items():
+        compact_range(lake, [name], days)
     snapshot_range(lake, tables, DAYS)
     with stores.warehouse() as connection:
         for table in tables:
             raw.apply(connection, lake, table, DAYS)
+        for table, days in undated.items():
+            raw.apply(connection, lake, table, days)
         connection.execute(MARTS)
     with stores.warehouse() as connection:
         build(connection, DAYS[0], DAYS[-1])

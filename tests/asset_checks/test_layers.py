@@ -34,6 +34,7 @@ do $$ declare c record; begin
     for c in select conname from pg_constraint
         where conrelid = 'oltp.{0}'::regclass and contype in ('c', 'f') and conparentid = 0
     loop execute format('alter table oltp.{0} drop constraint %I', c.conname); end loop;
+    alter table oltp.{0} disable trigger user;
 end $$
 """
 NAMES = [f"2026-06-0{n}" for n in range(1, 6)]

@@ -45,7 +45,8 @@ def test_a_feedback_becomes_a_document(database, landed):
     assert (report.inserted, report.quarantined, report.by_day) == (1, 0, {"2026-06-01": 1})
     assert database.customer_feedback.find_one() == {
         "_id": "fb_1", "day": "2026-06-01", "customer": "payer_1", "merchant": "merchant_1", "charge": "ch_1",
-        "rating": 5, "channel": "web", "text": "All good.", "created": dt.datetime(2026, 6, 1, 10, tzinfo=dt.UTC)}
+        "rating": 5, "channel": "web", "kind": "review", "language": None, "text": "All good.",
+        "created": dt.datetime(2026, 6, 1, 10, tzinfo=dt.UTC)}
 
 
 def test_a_session_expires_counted_from_its_load_not_from_its_day(database, landed):

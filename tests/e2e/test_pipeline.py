@@ -54,9 +54,9 @@ def test_the_demo_ends_with_every_check_passed_and_a_model(demo):
 
 
 def test_dagster_writes_a_bounded_number_of_event_rows(demo):
-    """~10 ms an event row: 43 days x 60 assets x (planned + written) and their checks, nothing else."""
+    """43 days x 80 assets with days x (planned + written) and their checks; small tables in a run without days."""
     _, report = demo
-    assert report["event_rows"] <= 9_000
+    assert report["event_rows"] <= 11_500
 
 
 def test_a_second_demo_changes_nothing(demo):

@@ -179,7 +179,7 @@ def L9(conn: psycopg.Connection) -> list[str]:
         where d.amount > 0 and case d.status
             when 'won' then m.n <> 2 or m.amount <> 0 or m.net <> case when f.returned then 0 else -m.fee end
                 or l.standing <> 0
-            when 'lost' then m.n <> 1 or m.taken <= 0 or m.net <> -m.taken - m.fee or l.standing <> 1
+            when 'lost' then m.n <> 1 or m.taken < 0 or m.net <> -m.taken - m.fee or l.standing <> 1
             when 'prevented' then m.n not in (0, 2) or m.amount <> 0 or m.net <> 0 or l.standing <> 0
             when 'charge_refunded' then m.n not in (0, 2) or m.amount <> 0 or m.net <> 0 or l.standing <> 0
             when 'needs_response' then m.n <> 1 or m.net <> -m.taken - m.fee or l.standing <> 0

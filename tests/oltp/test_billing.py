@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oltp_shop import Shop
 
-from stripe_platform.oltp import billing, catalogue, invoices, ledger
+from stripe_platform.oltp import billing, catalogue, invoices, ledger, write
 from stripe_platform.oltp.billing import Change, Item
 from stripe_platform.oltp.billing_run import BillingRun, run_billing
 from stripe_platform.oltp.idempotency import Idempotency
@@ -207,6 +207,7 @@ def test_twenty_workers_make_one_invoice_a_period(desk: Desk):
         worker.start()
     for worker in workers:
         worker.join()
+    assert len(runs) == 20  # none died of another's work
     run(desk, at("2024-05-31"))
     for subscription in subscriptions:
         assert len(periods(desk, subscription)) == len(invoices_of(desk, subscription, "id")) == 5
@@ -337,17 +338,19 @@ def test_coupons_last_once_for_months_or_forever(desk: Desk, coupon, totals):
 
 def test_racing_callers_never_redeem_a_coupon_beyond_its_limit(desk: Desk):
     coupon = desk.coupon(percent_off=10, max_redemptions=3)
+    payers = [write.create_customer(desk.conn, desk.shop.ring, name=None, email=None, country="FR", currency="eur")
+              for _ in range(8)]
     refused: list[str | None] = []
 
-    def redeem() -> None:
+    def redeem(payer: str) -> None:
         with psycopg.connect(desk.shop.settings.need("oltp_dsn"), autocommit=True) as conn:
             try:
-                billing.subscribe(conn, account_id=desk.shop.account, customer_id=desk.shop.customer,
-                                  items=[Item(desk.monthly)], payment_method_id=desk.shop.method, coupon_id=coupon)
+                billing.subscribe(conn, account_id=desk.shop.account, customer_id=payer, items=[Item(desk.monthly)],
+                                  collection_method="send_invoice", days_until_due=9, coupon_id=coupon)
             except WriteError as error:
                 refused.append(error.code)
 
-    racers = [threading.Thread(target=redeem) for _ in range(8)]
+    racers = [threading.Thread(target=redeem, args=[payer]) for payer in payers]
     for racer in racers:
         racer.start()
     for racer in racers:
@@ -754,6 +757,11 @@ def test_a_credit_note_lowers_what_is_due_and_can_be_taken_back(desk: Desk):
         invoices.credit(desk.conn, invoice_id=made.invoice_id, amount=100, refund_amount=100)
     invoices.credit(desk.conn, invoice_id=made.invoice_id, amount=1000)
     assert desk.row("invoices", made.invoice_id)["status"] == "paid"
+    invoices.adjust_balance(desk.conn, account_id=desk.shop.account, customer_id=desk.shop.customer, amount=-600,
+                            currency="eur")
+    partly = invoices.finalize(desk.conn, invoice_id=draft(desk).invoice_id)
+    with pytest.raises(WriteError, match="exceeds what is left"):
+        invoices.credit(desk.conn, invoice_id=partly.invoice_id, amount=401)
     everything_holds(desk)
 
 

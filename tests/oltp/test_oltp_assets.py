@@ -6,7 +6,7 @@ import datetime as dt
 
 import dagster as dg
 
-from resources.postgres import OltpResource, ReferenceResource
+from resources.postgres import OltpResource
 from stripe_platform.feeds import FeedResource, FeedSpec
 from stripe_platform.keys import OLTP_TABLES, key
 from stripe_platform.oltp.assets import OLTP_ASSETS
@@ -17,12 +17,12 @@ from stripe_platform.settings import Settings
 def materialize(first: str, last: str) -> dict[str, dict]:
     with dg.DagsterInstance.ephemeral() as instance:
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-        resources = {"feed": FeedResource(), "oltp": OltpResource(), "reference": ReferenceResource()}
+        resources = {"feed": FeedResource(), "oltp": OltpResource()}
         result = dg.materialize(OLTP_ASSETS, resources=resources, instance=instance, tags=tags)
         events = result.get_asset_materialization_events()
     return {
         event.asset_key.path[1]: {k: v.value for k, v in event.materialization.metadata.items()}
-        for event in events if event.asset_key and event.asset_key.path[0] == "oltp"
+        for event in events if event.asset_key
     }  # fmt: skip
 
 

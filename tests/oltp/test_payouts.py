@@ -83,6 +83,11 @@ def test_an_automatic_payout_is_the_sum_of_its_movements_and_leaves_nothing(shop
     assert available(shop) == 0
     assert balanced(shop)
     assert pay_out(shop) is None
+    earn(shop, 700)
+    rest = available(shop)
+    again = pay_out(shop)
+    assert again is not None
+    assert one(shop, "select amount from oltp.payouts where id = %s", again.payout_id) == rest
 
 
 def test_pending_money_is_not_paid_out(shop: Shop):

@@ -834,6 +834,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
     due record;
     settled integer := 0;
+    source text;
 begin
     perform pg_advisory_xact_lock(hashtextextended('ledger.settle_network', 0));
     for due in
@@ -844,9 +845,10 @@ begin
             and r.category in ('network_settlement', 'refund_settlement', 'issuing_settlement')
         order by a.id
     loop
-        if due.amount <> 0 then
-            perform ledger.book_event(due.category, 'settlement:' || due.currency || ':' || to_char(p_until at time zone
-                'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), null, due.currency, due.amount, p_until);
+        source := 'settlement:' || due.currency || ':' || to_char(p_until at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US');
+        if due.amount <> 0
+            and not exists (select 1 from oltp.ledger_entries e where e.source_id = source and e.kind = due.category) then
+            perform ledger.book_event(due.category, source, null, due.currency, due.amount, p_until);
             settled := settled + 1;
         end if;
     end loop;

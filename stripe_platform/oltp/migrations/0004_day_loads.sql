@@ -67,7 +67,8 @@ comment on function ledger._settlements is
 
 -- `p_charges`: only these (they came after the rest of the day); by default all of the day.
 create function ledger.earn_day(p_day date, p_charges text[] default null) returns integer
-language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = on as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = on
+set enable_nestloop = off as $$
 declare
     at timestamptz := ledger._end_of(p_day);
     low text := ledger._day_of_ids('ch_', p_day);
@@ -78,34 +79,36 @@ declare
 begin
     select count(*) into due from oltp.charges t
     where t.id >= low and t.id < high and t.amount_captured > 0 and (p_charges is null or t.id = any (p_charges));
+    -- Terms and entries once per merchant, not once per charge; sizes of young tables are unknown, loops would be slow.
+    with merchant as materialized (
+        select d.account_id, d.currency, e.settlement, s.rate, s.shift, p.basis_points, p.fixed, p.multiple,
+            ledger._day_entry(d.account_id, e.settlement, 'charge', at, nullif(d.currency, e.settlement)) as entry
+        from (
+            select distinct c.account_id, c.currency from oltp.charges c
+            where c.id >= low and c.id < high and c.amount_captured > 0 and (p_charges is null or c.id = any (p_charges))
+        ) d
+        left join ledger._settlements(p_day) s on s.account_id = d.account_id and s.currency = d.currency
+        cross join lateral (select coalesce(s.settlement, d.currency) as settlement) e
+        cross join lateral payments._terms(d.account_id, e.settlement) p
+        where p.fixed is not null
+    ),
+    earned as (
+        select t.id, t.account_id, t.created, m.rate, m.entry, m.settlement as currency, m.multiple, m.basis_points, m.fixed,
+            case when m.rate is null then t.amount_captured
+                else round(t.amount_captured * m.rate * 10.0 ^ m.shift)::bigint end as amount
+        from oltp.charges t
+        join merchant m on m.account_id = t.account_id and m.currency = t.currency
+        where t.id >= low and t.id < high and t.amount_captured > 0 and (p_charges is null or t.id = any (p_charges))
+    )
     insert into oltp.balance_transactions (id, account_id, source_id, type, reporting_category, amount, fee, net,
         currency, exchange_rate, status, available_on, created, ledger_entry_id, available_entry_id)
-    select 'txn_' || substr(c.id, 4), c.account_id, c.id, 'charge', 'charge', c.amount, c.fee, c.amount - c.fee, c.currency,
+    select 'txn_' || substr(c.id, 4), c.account_id, c.id, 'charge', 'charge', c.amount, f.fee, c.amount - f.fee, c.currency,
         c.rate, 'available', c.created, c.created, c.entry, c.entry
-    from (
-        select x.*, (x.amount / x.multiple / 10000 * x.basis_points
-            + (x.amount / x.multiple % 10000 * x.basis_points + 5000) / 10000) * x.multiple + x.fixed as fee
-        from (
-            select t.id, t.account_id, t.created, m.rate, m.entry, m.settlement as currency, (m.terms).multiple,
-                (m.terms).basis_points, (m.terms).fixed,
-                case when m.rate is null then t.amount_captured
-                    else round(t.amount_captured * m.rate * 10.0 ^ m.shift)::bigint end as amount
-            from oltp.charges t
-            join (
-                select d.account_id, d.currency, e.settlement, s.rate, s.shift,
-                    payments._terms(d.account_id, e.settlement) as terms,
-                    ledger._day_entry(d.account_id, e.settlement, 'charge', at, nullif(d.currency, e.settlement)) as entry
-                from (
-                    select distinct c.account_id, c.currency from oltp.charges c
-                    where c.id >= low and c.id < high and c.amount_captured > 0
-                ) d
-                left join ledger._settlements(p_day) s on s.account_id = d.account_id and s.currency = d.currency
-                cross join lateral (select coalesce(s.settlement, d.currency) as settlement) e
-            ) m on m.account_id = t.account_id and m.currency = t.currency
-            where t.id >= low and t.id < high and t.amount_captured > 0 and (m.terms).fixed is not null
-            and (p_charges is null or t.id = any (p_charges))
-        ) x
-    ) c;
+    from earned c
+    cross join lateral (
+        select (c.amount / c.multiple / 10000 * c.basis_points
+            + (c.amount / c.multiple % 10000 * c.basis_points + 5000) / 10000) * c.multiple + c.fixed as fee
+    ) f;
     get diagnostics written = row_count;
     if written <> due then
         raise exception 'charges of % are in a currency without a fee policy: add a row to fee_policies', p_day
@@ -312,7 +315,7 @@ begin
 end $$;
 comment on function ledger.decide_day is 'Movements of refunds and disputes of earlier days whose status changed on this one';
 
--- Payouts of the day take what they name from their merchants; each automatic one is the sum of its movements.
+-- Payouts of the day take their amount from their merchants. An automatic one names its movements and is their sum.
 create function ledger.pay_out_day(p_day date, p_payouts text[]) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -322,18 +325,19 @@ declare
     bad text;
 begin
     insert into oltp.payout_balance_transactions (balance_transaction_id, payout_id)
-    select b.id, p.id from unnest(p_payouts) as w (id)
-    join oltp.payouts p on p.id = w.id
-    cross join lateral (
-        select coalesce(date_trunc('day', max(o.created), 'UTC'), '-infinity') as at from oltp.payouts o
-        where o.account_id = p.account_id and o.currency = p.currency and o.created < p.created
-    ) since
+    select b.id, p.id
+    from (
+        select n.id, n.account_id, n.currency, (
+            select coalesce(date_trunc('day', max(o.created), 'UTC'), '-infinity') from oltp.payouts o
+            where o.account_id = n.account_id and o.currency = n.currency and o.created < n.created) as since
+        from oltp.payouts n where n.id = any (p_payouts) and n.automatic offset 0
+    ) p
     join oltp.balance_transactions b on b.account_id = p.account_id and b.currency = p.currency
-        and b.available_on >= since.at and b.available_on < p_day::timestamp at time zone 'UTC'
+        and b.available_on >= p.since and b.available_on < p_day::timestamp at time zone 'UTC'
         and b.reporting_category <> 'payout';
     get diagnostics named = row_count;
     select p.id into bad from unnest(p_payouts) as w (id)
-    join oltp.payouts p on p.id = w.id
+    join oltp.payouts p on p.id = w.id and p.automatic
     left join oltp.payout_balance_transactions x on x.payout_id = p.id
     left join oltp.balance_transactions b on b.id = x.balance_transaction_id
     group by p.id, p.amount having p.amount <> coalesce(sum(b.net), 0) limit 1;
@@ -352,7 +356,7 @@ begin
     return written + named;
 end $$;
 comment on function ledger.pay_out_day is
-'Movements of payouts made on a day: each pays out what moved from the merchant''s last one to the end of the day before';
+'Movements of payouts made on a day: an automatic one pays out what moved from the merchant''s last one to the end of the day before';
 
 create function ledger.settle_payouts_day(p_day date, p_payouts text[], p_at timestamptz[]) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -451,17 +455,23 @@ begin
             o.currency as other, sum(b.net)::bigint as net, sum(b.fee)::bigint as fee,
             sum(case when b.amount < 0 then -o.amount else o.amount end)::bigint as other_amount,
             sum(case when b.amount < 0 then -o.amount else o.amount end * b.exchange_rate
-                * 10.0 ^ (s.stripe_exponent - c.stripe_exponent)) as exact
+                * 10.0 ^ o.shift) as exact
         from oltp.balance_transactions b
         left join lateral (
-            select t.currency, t.amount_captured as amount from oltp.charges t where t.id = b.source_id
-            union all select r.currency, r.amount from oltp.refunds r where r.id = b.source_id
-            union all select d.currency, d.amount from oltp.disputes d where d.id = b.source_id
-        ) o on b.exchange_rate is not null and o.currency <> b.currency
-        left join oltp.currencies s on s.code = b.currency and b.exchange_rate is not null
-        left join oltp.currencies c on c.code = o.currency
+            select x.currency, x.amount, s.stripe_exponent - c.stripe_exponent as shift
+            from (
+                select t.currency, t.amount_captured as amount from oltp.charges t
+                where t.id = b.source_id and b.exchange_rate is not null
+                union all
+                select r.currency, r.amount from oltp.refunds r where r.id = b.source_id and b.exchange_rate is not null
+                union all
+                select d.currency, d.amount from oltp.disputes d where d.id = b.source_id and b.exchange_rate is not null
+            ) x
+            join oltp.currencies s on s.code = b.currency
+            join oltp.currencies c on c.code = x.currency
+        ) o on true
         where b.id >= ledger._day_of_ids('txn_', p_day) and b.id < ledger._day_of_ids('txn_', p_day + 1)
-        and b.ledger_entry_id = ledger._day_entry(b.account_id, b.currency, b.reporting_category, at, o.currency)
+        and b.ledger_entry_id >= ledger._from_id(at) || 'a' and b.ledger_entry_id < ledger._from_id(at) || 'b'
         group by 1, 2, 3, 4, 5
     ) g;
     if due.entry is not null then
