@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from stripe_platform.oltp.copies import COPIER, COPIES
+from stripe_platform.oltp.copies import BY_TABLE, COPIER, COPIES
 from stripe_platform.settings import load_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -149,17 +149,18 @@ def _grant(conn: psycopg.Connection, app_role: str) -> None:
     ):
         conn.execute(sql.SQL(statement).format(role=role))
     for name in _roots(conn):
-        rights = sql.SQL("select" if name in WRITTEN_BY_FUNCTIONS else "select, insert, update, delete")
+        reads = name in WRITTEN_BY_FUNCTIONS or name in BY_TABLE
+        rights = sql.SQL("select" if reads else "select, insert, update, delete")
         table = sql.Identifier("oltp", name)
         conn.execute(sql.SQL("revoke all on {} from {}").format(table, role))
         conn.execute(sql.SQL("grant {} on {} to {}").format(rights, table, role))
     for (function,) in conn.execute(_CALLABLE).fetchall():
         conn.execute(sql.SQL("grant execute on function {} to {}").format(sql.SQL(function), role))
-    _grant_copies(conn)
+    _grant_copies(conn, role)
 
 
-def _grant_copies(conn: psycopg.Connection) -> None:
-    """The copier writes its columns of the copies and its position, and sees nothing else."""
+def _grant_copies(conn: psycopg.Connection, app: sql.Identifier) -> None:
+    """One writer per column: the copier of what is copied, and it sees nothing else; the app of the rest."""
     copier = need_role(conn, COPIER)
     conn.execute(sql.SQL("grant usage on schema oltp, ops to {}").format(copier))
     conn.execute(sql.SQL("grant select, insert, update on ops.copied to {}").format(copier))
@@ -167,6 +168,12 @@ def _grant_copies(conn: psycopg.Connection) -> None:
         table, columns = sql.Identifier("oltp", copy.table), sql.SQL(", ").join(map(sql.Identifier, copy.names))
         conn.execute(sql.SQL("grant select ({0}), insert ({0}), update ({0}) on {1} to {2}").format(
             columns, table, copier))
+        own = [name for (name,) in conn.execute(
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
+            " and attname <> all (%s) order by attnum", [f"oltp.{copy.table}", list(copy.names)]).fetchall()]
+        if own:
+            conn.execute(sql.SQL("grant update ({}) on {} to {}").format(
+                sql.SQL(", ").join(map(sql.Identifier, own)), table, app))
         if not copy.retires:
             conn.execute(sql.SQL("grant delete on {} to {}").format(table, copier))
 

@@ -33,6 +33,11 @@ class Shop:
             amount=amount, currency=currency, **more,  # type: ignore[arg-type]
         )  # fmt: skip
 
+    def copy(self, statement: str) -> None:
+        """Write to copies of the reference, which the app's role may not."""
+        with psycopg.connect(self.settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+            owner.execute(statement)  # type: ignore[call-overload]
+
 
 def copied(settings: Settings) -> Callable[[Mapping[str, pa.Table]], None]:
     """Stands for the reference where it is not what is tested: rows of copies are there when it returns."""

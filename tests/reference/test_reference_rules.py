@@ -82,6 +82,24 @@ NOT_THE_APPS = (
 )
 
 
+NOT_THE_PAYMENTS_APPS = (
+    *(f"insert into oltp.{copy.table} ({copy.key[0]}) values (null)" for copy in COPIES),
+    *(f"delete from oltp.{copy.table}" for copy in COPIES),
+    *(f"update oltp.{copy.table} set {name} = null" for copy in COPIES for name in copy.names),
+    "insert into ops.copied values ('reference', 1, '', '', 0, 0)", "update ops.copied set seq = 0",
+)
+
+
+def test_the_payments_app_writes_no_copied_column_and_its_own_ones(both: Settings):
+    with psycopg.connect(both.need("oltp_dsn"), autocommit=True) as conn:
+        for statement in NOT_THE_PAYMENTS_APPS:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(statement)  # type: ignore[call-overload]
+        conn.execute("update oltp.accounts set charges_enabled = false, payouts_enabled = false,"
+                     " details_submitted = true, email_ciphertext = null, metadata_ciphertext = null")
+        conn.execute("update oltp.products set default_price_id = null, metadata_ciphertext = null")
+
+
 def test_the_copier_writes_its_columns_and_sees_nothing_else(both: Settings):
     with psycopg.connect(both.need("reference_copier_dsn"), autocommit=True) as conn:
         for statement in NOT_THE_COPIERS:
