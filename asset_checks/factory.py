@@ -47,7 +47,8 @@ def _definition(step: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
     )
     def evaluate(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckEvaluation | dg.AssetCheckResult]:
         resources = context.op_execution_context.resources
-        stores = Stores(resources.oltp, resources.warehouse, resources.mongo, resources.lake, resources.models)
+        stores = Stores(resources.oltp, resources.warehouse, resources.mongo, resources.lake, resources.models,
+                        resources.reference)
         chosen = [check for key, check in by_key.items() if key in context.selected_asset_check_keys]
         if chosen and chosen[0].together is not None:
             yield from _evaluate_together(chosen, stores, context.run.run_id)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.model_registry import ModelStore
 
-RESOURCES = ("oltp", "warehouse", "mongo", "lake", "models")
+RESOURCES = ("oltp", "warehouse", "mongo", "lake", "models", "reference")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Stores:
     mongo_resource: Any
     lake_resource: Any
     models_resource: Any
+    reference_resource: Any = None
 
     @classmethod
     def of_settings(cls) -> Stores:
@@ -34,14 +35,20 @@ class Stores:
         from resources.lake import LakeResource
         from resources.model_registry import ModelRegistryResource
         from resources.mongo import MongoResource
-        from resources.postgres import OltpResource
+        from resources.postgres import OltpResource, ReferenceResource
         from resources.warehouse import WarehouseResource
 
-        return cls(OltpResource(), WarehouseResource(), MongoResource(), LakeResource(), ModelRegistryResource())
+        return cls(OltpResource(), WarehouseResource(), MongoResource(), LakeResource(), ModelRegistryResource(),
+                   ReferenceResource())
 
     @contextmanager
     def oltp(self) -> Iterator[psycopg.Connection]:
         with self.oltp_resource.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def reference(self) -> Iterator[psycopg.Connection]:
+        with self.reference_resource.connect() as connection:
             yield connection
 
     @contextmanager

@@ -63,6 +63,9 @@ class Lake(Protocol):
     def scratch(self) -> Path:
         """Folder for files in the making, on the file system `put_files` moves from."""
 
+    def below(self, prefix: str) -> Lake:
+        """The part of this lake below a folder, as a lake of its own."""
+
 
 def _checked(path: str) -> str:
     pure = PurePosixPath(path)
@@ -77,6 +80,9 @@ class LocalLake:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.url = str(self.root)
+
+    def below(self, prefix: str) -> LocalLake:
+        return LocalLake(self.root / _checked(prefix))
 
     def _target(self, path: str) -> Path:
         target = self.root / _checked(path)
@@ -173,6 +179,9 @@ class S3Lake:
         self._client, self._bucket, self._prefix = client, bucket, prefix.strip("/")
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
         self._scratch: Path | None = None
+
+    def below(self, prefix: str) -> S3Lake:
+        return S3Lake(self._client, self._bucket, f"{self._prefix}/{_checked(prefix)}")
 
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{_checked(path)}" if self._prefix else _checked(path)

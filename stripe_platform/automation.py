@@ -11,7 +11,8 @@ SCORES = dg.AssetSelection.assets(keys.key("oltp", "fraud_assessments"))
 MOVED = dg.AssetSelection.groups("cdc", "raw", "snapshots")
 # In runs of their own: in a run over days Dagster plans every asset once per day, days or not (8,400 events in a demo).
 SMALL_TABLES = dg.AssetSelection.assets(*(
-    keys.key(layer, name) for layer in ("oltp", "cdc", "raw") for name in keys.UNDATED))
+    keys.key(layer, name) for layer in ("oltp", "cdc", "raw") for name in keys.UNDATED)) | dg.AssetSelection.groups(
+        "reference")
 SERVED = dg.AssetSelection.groups("staging", "marts", "documents", "features")
 
 INGEST = dg.define_asset_job(
@@ -71,5 +72,6 @@ def small_tables_follow(context: dg.RunStatusSensorContext) -> dg.RunRequest:
 
 def sensors() -> list[dg.SensorDefinition]:
     from stripe_platform.cdc.sensors import build_sensor
+    from stripe_platform.reference.sync import follow
 
-    return [build_sensor(ARRIVALS), small_tables_follow]
+    return [build_sensor(ARRIVALS, before=follow), small_tables_follow]

@@ -21,6 +21,8 @@ cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, 
 app.add_typer(cdc_app, name="cdc")
 lineage_app = typer.Typer(no_args_is_help=True, help="Who feeds what: export the graph.")
 app.add_typer(lineage_app, name="lineage")
+reference_app = typer.Typer(no_args_is_help=True, help="The reference database and its copies.")
+app.add_typer(reference_app, name="reference")
 ha_app = typer.Typer(no_args_is_help=True, help="High availability: the failover drill.")
 app.add_typer(ha_app, name="ha")
 
@@ -433,15 +435,36 @@ def cdc_verify(as_json: Json = False) -> None:
 
     from stripe_platform import progress
     from stripe_platform.cdc.verify import verify
+    from stripe_platform.reference.database import REFERENCE
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
     with progress.enabled():
-        report = verify(load_settings())
-    emit(asdict(report)) if as_json else show(
-        "Change log", [{"what": k, "value": str(v)} for k, v in asdict(report).items() if k != "problems"],
-        note="\n".join(report.problems) or "whole")
-    if not report.whole:
+        report, second = verify(load_settings()), verify(load_settings(), source=REFERENCE)
+    facts = asdict(report) | {"problems": [*report.problems, *(f"reference: {p}" for p in second.problems)]}
+    if as_json:
+        emit(facts | {"reference": asdict(second)})
+    else:
+        show("Change log", [{"what": k, "value": str(v), "reference": str(asdict(second)[k])}
+                            for k, v in facts.items() if k != "problems"], note="\n".join(facts["problems"]) or "whole")
+    if facts["problems"]:
+        raise typer.Exit(1)
+
+
+@reference_app.command("sync")
+def reference_sync(as_json: Json = False) -> None:
+    """Bring the OLTP's copies up to the reference and deliver what waits. Example: stripe-platform reference sync"""
+    from dataclasses import asdict
+
+    from stripe_platform.reference.outbox import relay
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    report = relay(load_settings())
+    facts = {"done": report.done, **asdict(report.sync)}
+    emit({**facts, "problems": report.problems}) if as_json else show(
+        "Reference", [{"what": k, "value": str(v)} for k, v in facts.items()], note="\n".join(report.problems) or None)
+    if report.problems:
         raise typer.Exit(1)
 
 

@@ -14,6 +14,7 @@ from stripe_platform.features.assets import FEATURE_ASSETS
 from stripe_platform.feeds import FeedResource
 from stripe_platform.fraud.assets import FRAUD_ASSETS
 from stripe_platform.oltp.assets import OLTP_ASSETS
+from stripe_platform.reference.assets import REFERENCE_ASSETS
 from stripe_platform.warehouse.dbt_assets import DBT_ASSETS, dbt_resource
 from stripe_platform.warehouse.raw_assets import RAW_ASSETS
 
@@ -24,12 +25,13 @@ def default_resources() -> dict[str, Any]:
     from resources.lake import LakeResource
     from resources.model_registry import ModelRegistryResource
     from resources.mongo import MongoResource
-    from resources.postgres import OltpResource
+    from resources.postgres import OltpResource, ReferenceResource
     from resources.warehouse import WarehouseResource
 
     return {
         "oltp": OltpResource(), "warehouse": WarehouseResource(), "mongo": MongoResource(), "lake": LakeResource(),
         "keyring": KeyringResource(), "models": ModelRegistryResource(), "feed": FeedResource(), "dbt": dbt_resource(),
+        "reference": ReferenceResource(),
     }
 
 
@@ -38,7 +40,8 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
     import asset_checks
 
     return dg.Definitions(
-        assets=[*OLTP_ASSETS, *CDC_ASSETS, *RAW_ASSETS, *DOCUMENT_ASSETS, *DBT_ASSETS, *FEATURE_ASSETS, *FRAUD_ASSETS],
+        assets=[*REFERENCE_ASSETS, *OLTP_ASSETS, *CDC_ASSETS, *RAW_ASSETS, *DOCUMENT_ASSETS, *DBT_ASSETS,
+                *FEATURE_ASSETS, *FRAUD_ASSETS],
         asset_checks=asset_checks.load_checks(),
         jobs=automation.JOBS,
         schedules=automation.SCHEDULES,

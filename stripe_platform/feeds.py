@@ -133,7 +133,11 @@ def simulate(settings: Settings, day: dt.date | None = None, **options: Any) -> 
 def current_feed(settings: Settings) -> Feed:
     """The feed that brings days into this deployment."""
     spec = remembered(settings)
-    return ObservedFeed(settings) if spec is None else build(spec, settings)
+    if spec is not None:
+        return build(spec, settings)
+    from stripe_platform.reference.sync import sync
+
+    return ObservedFeed(settings, lambda: sync(settings))
 
 
 def build(spec: FeedSpec, settings: Settings) -> Feed:

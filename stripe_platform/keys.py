@@ -13,7 +13,7 @@ from typing import Literal
 import dagster as dg
 
 PAYMENTS, PLATFORM, ANALYTICS, RISK = "team:payments", "team:data-platform", "team:analytics", "team:risk"
-LAYERS = ("oltp", "cdc", "raw", "snapshots", "documents", "staging", "marts", "features", "fraud")
+LAYERS = ("reference", "oltp", "cdc", "raw", "snapshots", "documents", "staging", "marts", "features", "fraud")
 
 # Dagster's tags of a run's days. Not in `partitions`: who imports that fixes the calendar.
 PARTITION, RANGE_START, RANGE_END = (
@@ -131,6 +131,15 @@ TABLES = {t.name: t for t in OLTP_TABLES}
 SCORES = "fraud_assessments"  # written by the fraud room, after the marts its model reads: ops of their own
 DATED = tuple(t.name for t in _DATED if t.name != SCORES)
 UNDATED = tuple(t.name for t in OLTP_TABLES if not t.dated)
+# Tables of the reference database: source of truth, copied to the OLTP. Without days: a copy's change has one.
+REFERENCE_TABLES = tuple(Table(name, key, "reference", text, PLATFORM, dated=False) for name, key, text in (
+    ("regions", ("code",), "Regions of the world"),
+    ("currencies", ("code",), "Currencies with Stripe's exponent beside ISO's"),
+    ("countries", ("code",), "Countries with their region and currency"),
+    ("exchange_rates", ("day", "from_currency", "to_currency"), "Daily exchange rates"),
+    ("merchants", ("id",), "Merchant information: who a merchant is"),
+    ("products", ("id",), "Product catalogue"),
+))
 COLLECTIONS = ("transactions", "sessions", "customer_feedback")
 
 

@@ -29,13 +29,17 @@ def up() -> None:
     """Start the servers and prepare them; every step is idempotent."""
     from stripe_platform.cdc.capture import ensure_slot
     from stripe_platform.oltp.migrate import migrate
+    from stripe_platform.reference import database as reference
+    from stripe_platform.reference.sync import prepare
     from stripe_platform.warehouse.bootstrap import bootstrap
     from stripe_platform.warehouse.dbt_project import ensure_manifest
 
     servers.up(data_folder())
     settings = load_settings()
     migrate(settings.need("oltp_owner_dsn"))
+    reference.migrate(settings.need("reference_owner_dsn"))
     ensure_slot(settings)  # before the first commit: what precedes the slot is not captured
+    prepare(settings)
     bootstrap(settings)
     ensure_manifest()
     os.environ.update(dagster_environment())

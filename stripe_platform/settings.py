@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     oltp_owner_dsn: SecretStr | None = None  # migrations only
     oltp_dsn: SecretStr | None = None  # write API: DML, no DDL
     cdc_dsn: SecretStr | None = None  # REPLICATION: no table rights, yet it may copy the whole cluster (BASE_BACKUP)
+    reference_owner_dsn: SecretStr | None = None  # migrations only
+    reference_dsn: SecretStr | None = None  # write API of the reference: DML, no DDL
+    reference_cdc_dsn: SecretStr | None = None  # REPLICATION, as above
+    reference_copier_dsn: SecretStr | None = None  # the payments database: its copies of the reference, nothing else
     warehouse: Literal["postgres", "snowflake"] = "postgres"
     warehouse_dsn: SecretStr | None = None
     dagster_dsn: SecretStr | None = None
@@ -50,6 +54,8 @@ class Settings(BaseSettings):
 
     cdc_slot: str = "stripe_platform"
     cdc_publication: str = "stripe_platform"
+    reference_slot: str = "stripe_platform_reference"
+    reference_publication: str = "stripe_platform_reference"
     first_day: dt.date = FIRST_DAY  # first daily partition of this deployment
 
     stripe_api_key: SecretStr | None = None  # live backfill; read rights suffice

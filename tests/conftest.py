@@ -25,6 +25,7 @@ from stripe_platform.embedded.processes import Proc
 from stripe_platform.settings import Settings, load_settings
 
 TEMPLATE = "oltp_template"
+REFERENCE_TEMPLATE = "reference_template"
 LONGEST = ("e2e", "warehouse", "asset_checks", "cdc")
 
 
@@ -102,11 +103,37 @@ def oltp_template(servers: Servers) -> str:
 def oltp(servers: Servers, oltp_template: str, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A fresh payments database with migrations applied and a slot name of its own; slots are dropped afterwards."""
     name = f"oltp_{secrets.token_hex(6)}"
-    _create(servers, "oltp", name, "payments_owner", template=oltp_template, users=("payments_app", "payments_cdc"))
-    for variable in ("STRIPE_PLATFORM_OLTP_OWNER_DSN", "STRIPE_PLATFORM_OLTP_DSN", "STRIPE_PLATFORM_CDC_DSN"):
-        monkeypatch.setenv(variable, servers.url(variable, name))
+    _create(servers, "oltp", name, "payments_owner", template=oltp_template,
+            users=("payments_app", "payments_cdc", "reference_copier"))
+    for variable in ("OLTP_OWNER_DSN", "OLTP_DSN", "CDC_DSN", "REFERENCE_COPIER_DSN"):
+        monkeypatch.setenv(f"STRIPE_PLATFORM_{variable}", servers.url(f"STRIPE_PLATFORM_{variable}", name))
     monkeypatch.setenv("STRIPE_PLATFORM_CDC_SLOT", f"slot_{name}")
     monkeypatch.setenv("STRIPE_PLATFORM_CDC_PUBLICATION", "stripe_platform")
+    yield load_settings()
+    _drop(servers, "oltp", name)
+
+
+@pytest.fixture(scope="session")
+def reference_template(servers: Servers) -> str:
+    """Name of a reference database with all migrations applied; tests copy it."""
+    from stripe_platform.reference.database import migrate
+
+    _create(servers, "oltp", REFERENCE_TEMPLATE, "reference_owner")
+    migrate(servers.url("STRIPE_PLATFORM_REFERENCE_OWNER_DSN", REFERENCE_TEMPLATE))
+    return REFERENCE_TEMPLATE
+
+
+@pytest.fixture
+def both(servers: Servers, oltp: Settings, reference_template: str,
+              monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Settings of a fresh OLTP with a fresh reference database beside it; the reference's slot is made at first use."""
+    name = f"reference_{secrets.token_hex(6)}"
+    _create(servers, "oltp", name, "reference_owner", template=reference_template,
+            users=("reference_app", "payments_cdc"))
+    for variable in ("REFERENCE_OWNER_DSN", "REFERENCE_DSN", "REFERENCE_CDC_DSN"):
+        monkeypatch.setenv(f"STRIPE_PLATFORM_{variable}", servers.url(f"STRIPE_PLATFORM_{variable}", name))
+    monkeypatch.setenv("STRIPE_PLATFORM_REFERENCE_SLOT", f"slot_{name}")
+    monkeypatch.setenv("STRIPE_PLATFORM_REFERENCE_PUBLICATION", "stripe_platform_reference")
     yield load_settings()
     _drop(servers, "oltp", name)
 

@@ -17,12 +17,11 @@ from stripe_platform.cdc.manifest import BatchFile
 from stripe_platform.cdc.pgoutput import Relation
 
 FOLDER = "cdc/batches"
-SCHEMA = "oltp"
 
 
-def table_name(relation: Relation) -> str:
-    """Name of a captured table in the lake; tables of other schemas keep their schema."""
-    return relation.table if relation.schema == SCHEMA else relation.qualified
+def table_name(relation: Relation, schema: str) -> str:
+    """Name of a captured table in the lake; tables of other schemas than the source's keep their schema."""
+    return relation.table if relation.schema == schema else relation.qualified
 
 
 def sha256_of(path: Path) -> str:
@@ -48,8 +47,8 @@ class _Open:
 class BatchWriter:
     """Collects the decoded chunks of one batch; memory holds one chunk, however large the batch is."""
 
-    def __init__(self, lake: Lake, seq: int) -> None:
-        self._lake, self._seq = lake, seq
+    def __init__(self, lake: Lake, seq: int, schema: str) -> None:
+        self._lake, self._seq, self._schema = lake, seq, schema
         self._scratch = lake.scratch() / "capture"
         self._scratch.mkdir(exist_ok=True)
         self._open: dict[tuple[str, pa.Schema], _Open] = {}
@@ -57,7 +56,7 @@ class BatchWriter:
     def add(self, chunks: Iterable[tuple[Relation, pa.Table]]) -> None:
         """Write decoded chunks; a table whose columns changed inside the batch gets a second file."""
         for relation, chunk in chunks:
-            table = table_name(relation)
+            table = table_name(relation, self._schema)
             entry = self._open.get((table, chunk.schema))
             if entry is None:
                 path = self._scratch / f"{self._seq:012d}-{len(self._open)}.parquet"

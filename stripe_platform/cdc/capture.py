@@ -12,16 +12,16 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from resources.lake import Lake, open_lake
-from stripe_platform import keys, progress
+from resources.lake import Lake
+from stripe_platform import progress
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
-from stripe_platform.cdc.manifest import SOURCE, Epoch, Manifest
+from stripe_platform.cdc.manifest import Epoch, Manifest
 from stripe_platform.cdc.pgoutput import Commit, Decoder, commit_time, lsn_int, lsn_text
 from stripe_platform.cdc.slot import (
     DATA,
@@ -34,12 +34,12 @@ from stripe_platform.cdc.slot import (
     refuse_a_foreign_slot,
     replication,
 )
+from stripe_platform.cdc.source import OLTP, Source
 from stripe_platform.settings import Settings, load_settings
 
 __all__ = ["CaptureBusyError", "CaptureError", "CaptureReport", "capture", "ensure_slot", "ledger_day_open"]
 
 Advance = Callable[[float], None]
-CALENDAR = "ops.day_ledger"
 CHUNK_BYTES = 32 << 20  # decoded at once: numpy works in cache, memory stays flat
 BATCH_ROWS, BATCH_BYTES = 500_000, 128 << 20
 IDLE_STEP = 1 << 20  # log without content is acknowledged in steps, not at every tick
@@ -71,19 +71,20 @@ class CaptureReport:
 
 
 @contextmanager
-def writer_lock(settings: Settings, wait_seconds: float) -> Iterator[None]:
+def writer_lock(settings: Settings, wait_seconds: float, source: Source = OLTP) -> Iterator[None]:
     """One writer per slot on this machine; the kernel frees the lock of a killed process."""
+    slot = source.slot_name(settings)
     folder = settings.home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
-    with (folder / f"cdc-{settings.cdc_slot}.lock").open("a") as file:
+    with (folder / f"cdc-{slot}.lock").open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise CaptureBusyError(
-                        f"another capture of slot {settings.cdc_slot} is running: wait until it ends") from None
+                        f"another capture of slot {slot} is running: wait until it ends") from None
                 time.sleep(0.1)
                 continue
             break
@@ -91,34 +92,40 @@ def writer_lock(settings: Settings, wait_seconds: float) -> Iterator[None]:
 
 
 def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | None = None,
-            wait_seconds: float = 60.0, budget_seconds: float | None = None) -> CaptureReport:
+            wait_seconds: float = 60.0, budget_seconds: float | None = None, source: Source = OLTP) -> CaptureReport:
     """Drain the slot into batches until the boundary of ledger day `until` is durable, or the log seen at start ends.
 
     A day that is not closed yet is no error here: the report's `days_closed` and `open_day` say how far it went.
-    `wait_seconds`: patience with another writer; `budget_seconds`: stop at a commit after that time.
+    `wait_seconds`: patience with another writer; `budget_seconds`: stop at a commit after that time; `lake`: the
+    source's part of it.
     Raises `CaptureBusyError`, `CaptureError` (slot lost, foreign or busy), `LakeError`, `ChainError`.
     """
-    lake = lake or open_lake(settings)
+    lake = lake or source.lake(settings)
     begun = time.monotonic()
-    with writer_lock(settings, wait_seconds):
-        epoch = ensure_slot(settings, lake)
+    with writer_lock(settings, wait_seconds, source), replication(settings, source) as connection:
+        epoch = ensure_slot(settings, lake, source, connection=connection)
         clear_leftovers(lake)
         deadline = begun + budget_seconds if budget_seconds else None
-        drain = _Drain(settings, lake, epoch, until, deadline)
+        drain = _Drain(settings, lake, epoch, until, deadline, source)
         if until is None or drain.last_closed is None or drain.last_closed < until:
-            with progress.stage("capture changes") as advance, replication(settings) as connection:
-                state = inspect(connection, settings.cdc_slot)
+            with _bar(source) as advance:
+                state = inspect(connection, drain.slot)
                 refuse_a_foreign_slot(epoch, state, drain.durable_lsn)
                 if state.timeline != epoch.timeline:  # a standby was promoted, and the slot with it
                     epoch = follow_promotion(lake, epoch, state, drain.durable_lsn)
-                    drain = _Drain(settings, lake, epoch, until, deadline)
-                stream = Stream(connection, settings.cdc_slot, settings.cdc_publication, drain.durable_lsn,
+                    drain = _Drain(settings, lake, epoch, until, deadline, source)
+                stream = Stream(connection, drain.slot, source.publication_name(settings), drain.durable_lsn,
                                 min(wait_seconds, 10.0))
                 drain.run(stream, state.wal_end, advance)
     report = drain.report
-    report.open_day = ledger_day_open(lake, settings.first_day)
+    report.open_day = ledger_day_open(lake, settings.first_day) if source.calendar else None
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _bar(source: Source) -> AbstractContextManager[Advance]:
+    """A source without days is small and read often: no bar."""
+    return progress.stage("capture changes") if source.calendar else nullcontext(lambda _amount: None)
 
 
 def ledger_day_open(lake: Lake, first_day: dt.date | None = None) -> dt.date:
@@ -156,21 +163,23 @@ class _Drain:
     """State of one drain: the open batch, what is durable, where to stop."""
 
     def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None,
-                 deadline: float | None) -> None:
-        self.settings, self.lake, self.epoch, self.until, self.deadline = settings, lake, epoch, until, deadline
+                 deadline: float | None, source: Source) -> None:
+        self.slot, self.source = source.slot_name(settings), source
+        self.lake, self.epoch, self.until, self.deadline = lake, epoch, until, deadline
         self.report = CaptureReport()
         self.last = manifests.last(lake)
-        self.last_closed = _last_closed(lake)
+        self.last_closed = _last_closed(lake) if source.calendar else None
         begun = self.last is not None and self.last.epoch == epoch.name
         self.to_lsn = self.last.to_lsn if self.last and begun else epoch.consistent_lsn
         self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch))
-        self.decoder = Decoder(durable_lsn=self.to_lsn, source=SOURCE, epoch=epoch.name, watch=CALENDAR,
-                               keys={f"oltp.{t.name}": t.key for t in keys.OLTP_TABLES})
+        self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name,
+                               watch=source.calendar,
+                               keys={f"{source.schema}.{name}": key for name, key in source.tables.items()})
         self._begin_batch()
 
     def _begin_batch(self) -> None:
         self.seq = (self.last.seq if self.last else 0) + 1
-        self.writer = BatchWriter(self.lake, self.seq)
+        self.writer = BatchWriter(self.lake, self.seq, self.source.schema)
         self.transactions = self.changes = self.boundaries = self.batch_bytes = 0
         self.first_ts = self.last_ts = 0
         self.day: dt.date | None = None  # closed by the newest transaction
@@ -210,7 +219,7 @@ class _Drain:
                     return
             else:
                 raise CaptureError(
-                    f"the server ended the stream of slot {self.settings.cdc_slot}: start the capture again")
+                    f"the server ended the stream of slot {self.slot}: start the capture again")
 
     def _commit(self, commit: Commit, stream: Stream, advance: Advance) -> bool:
         """Take a transaction into the open batch; True when the drain is to stop behind it."""
@@ -231,12 +240,12 @@ class _Drain:
         self.batch_bytes += self.decoder.buffered_bytes
         chunks = []
         for relation, chunk in self.decoder.flush():
-            if relation.qualified == CALENDAR:
+            if relation.qualified == self.source.calendar:
                 self.boundaries += chunk.num_rows
-                self.day = _closed_day(chunk) or self.day
+                self.day = _closed_day(chunk, self.source) or self.day
                 continue
             chunks.append((relation, chunk))
-            name = table_name(relation)
+            name = table_name(relation, self.source.schema)
             self.rows[name] = self.rows.get(name, 0) + chunk.num_rows
         self.writer.add(chunks)
 
@@ -246,7 +255,7 @@ class _Drain:
             return
         self._flush()
         batch = Manifest(
-            self.seq, self.last.digest if self.last else None, SOURCE, self.settings.cdc_slot,
+            self.seq, self.last.digest if self.last else None, self.source.name, self.slot,
             self.epoch.system_identifier, self.epoch.timeline, self.epoch.ordinal, self.epoch.name, self.to_lsn,
             self.end_lsn, self.transactions, self.changes, self.boundaries,
             commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
@@ -278,7 +287,7 @@ class _Drain:
         self.report.reached_end = True
 
 
-def _closed_day(chunk: pa.Table) -> dt.date | None:
+def _closed_day(chunk: pa.Table, source: Source) -> dt.date | None:
     days = [row["day"] for row in chunk.select(["source", "day", "_op"]).to_pylist()
-            if row["_op"] == "c" and row["source"] == SOURCE]
+            if row["_op"] == "c" and row["source"] == source.name]
     return max(days) if days else None

@@ -21,7 +21,6 @@ from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 FOLDER = "cdc/manifests"
 EPOCHS = "cdc/epochs"
 POSITION = "cdc/position.json"
-SOURCE = "oltp"
 
 
 class ChainError(RuntimeError):
@@ -70,7 +69,7 @@ class Manifest:
 
     @property
     def path(self) -> str:
-        return f"{FOLDER}/{self.seq:012d}.json"
+        return path_of(self.seq)
 
     @property
     def rows(self) -> int:
@@ -131,10 +130,14 @@ def batch_numbers(lake: Lake) -> list[int]:
     return sorted(int(path.rpartition("/")[2].removesuffix(".json")) for path in lake.list(FOLDER))
 
 
+def path_of(seq: int) -> str:
+    """Where the manifest of a batch lies."""
+    return f"{FOLDER}/{seq:012d}.json"
+
+
 def read(lake: Lake, seq: int) -> Manifest:
     """One manifest by number."""
-    path = f"{FOLDER}/{seq:012d}.json"
-    return decode(lake.read(path), path)
+    return decode(lake.read(path_of(seq)), path_of(seq))
 
 
 def last(lake: Lake) -> Manifest | None:

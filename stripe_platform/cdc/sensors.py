@@ -10,7 +10,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -66,23 +66,28 @@ class Cursor:
 
 
 def build_sensor(job: dg.JobDefinition | dg.UnresolvedAssetJobDefinition, *,
-                 busy_jobs: Sequence[str] = ("ingest", "nightly")) -> dg.SensorDefinition:
-    """The sensor for a job over cdc, raw and what hangs on them. While one of `busy_jobs` runs, batches wait for it."""
+                 busy_jobs: Sequence[str] = ("ingest", "nightly"),
+                 before: Callable[[Settings], str] | None = None) -> dg.SensorDefinition:
+    """The sensor for a job over cdc, raw and what hangs on them. While one of `busy_jobs` runs, batches wait for it.
+
+    `before`: brings what other databases feed into the source, and says what it did.
+    """
 
     @dg.sensor(
         name="new_cdc_batches", job=job, minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Captures new commits and carries their ledger days to raw and the marts.")
     def new_cdc_batches(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        return tick(context, load_settings(), (*busy_jobs, job.name))
+        return tick(context, load_settings(), (*busy_jobs, job.name), before)
 
     return new_cdc_batches
 
 
-def tick(context: dg.SensorEvaluationContext, settings: Settings, busy_jobs: Sequence[str]) -> dg.SensorResult:
+def tick(context: dg.SensorEvaluationContext, settings: Settings, busy_jobs: Sequence[str],
+         before: Callable[[Settings], str] | None = None) -> dg.SensorResult:
     """One evaluation: capture, look after the request that is out, else ask for what is new."""
     lake = open_lake(settings)
-    note = _capture(settings, lake)
+    note = "; ".join([*([before(settings)] if before else []), _capture(settings, lake)])
     cursor = Cursor.parse(context.cursor)
     if cursor.through > cursor.done:
         cursor, waiting = _look_after(context, cursor)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
-from resources.lake import Lake, open_lake
+from resources.lake import Lake
 from stripe_platform.cdc.manifest import Epoch, load_epochs, save_epoch
 from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
+from stripe_platform.cdc.source import OLTP, Source
 from stripe_platform.settings import Settings
 
 KEEPALIVE, DATA = ord("k"), ord("w")
@@ -45,9 +46,9 @@ class SlotState:
 
 
 @contextmanager
-def replication(settings: Settings) -> Iterator[psycopg.Connection]:
+def replication(settings: Settings, source: Source = OLTP) -> Iterator[psycopg.Connection]:
     """A walsender connection: replication commands and simple SQL, values as text in UTC."""
-    connection = psycopg.connect(settings.need("cdc_dsn"), replication="database", autocommit=True, options=OPTIONS,
+    connection = psycopg.connect(settings.need(source.dsn), replication="database", autocommit=True, options=OPTIONS,
                                  client_encoding="UTF8", application_name="stripe_platform_cdc")
     with closing(connection):  # not `with connection`: that sends COMMIT, which a copy-both stream cannot take
         yield connection
@@ -80,34 +81,37 @@ def _history(connection: psycopg.Connection, timeline: int) -> dict[int, int]:
     return {int(number): lsn_int(end) for number, end, *_reason in fields}
 
 
-def ensure_slot(settings: Settings, lake: Lake | None = None) -> Epoch:
+def ensure_slot(settings: Settings, lake: Lake | None = None, source: Source = OLTP, *,
+                connection: psycopg.Connection | None = None) -> Epoch:
     """Create the slot where it is missing and record its life in the lake; harmless when repeated.
 
     Must run before the first commit that shall be captured. A slot that vanished is an error, not a new slot:
-    what was committed in between can no longer be read.
+    what was committed in between can no longer be read. `connection`: a walsender connection that is open already.
     """
-    lake = lake or open_lake(settings)
-    slot = settings.cdc_slot
-    with replication(settings) as connection:
-        state = inspect(connection, slot)
-        epochs = load_epochs(lake)
-        if epochs and not state.exists:
-            raise CaptureError(
-                f"slot {slot} is gone from the source, changes after the last batch cannot be read: start with an"
-                " empty lake and warehouse, or restore source and slot from the same backup")
-        if not state.exists:
-            failover = ", FAILOVER" if connection.info.server_version >= FAILOVER_SINCE else ""
-            created = connection.execute(sql.SQL(
-                "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing'{})").format(
-                    sql.Identifier(slot), sql.SQL(failover)))
-            row = created.fetchone()
-            assert row is not None  # noqa: S101 - the command always answers one row
-            consistent = lsn_int(str(row[1]))
-        else:
-            _let_it_fail_over(connection, slot, state)
-            consistent = state.confirmed_lsn  # made by a call that was killed before it could write the record
-        if not epochs:
-            save_epoch(lake, Epoch(1, slot, state.system_identifier, state.timeline, consistent))
+    if connection is None:
+        with replication(settings, source) as own:
+            return ensure_slot(settings, lake, source, connection=own)
+    lake = lake or source.lake(settings)
+    slot = source.slot_name(settings)
+    state = inspect(connection, slot)
+    epochs = load_epochs(lake)
+    if epochs and not state.exists:
+        raise CaptureError(
+            f"slot {slot} is gone from the source, changes after the last batch cannot be read: start with an"
+            " empty lake and warehouse, or restore source and slot from the same backup")
+    if not state.exists:
+        failover = ", FAILOVER" if connection.info.server_version >= FAILOVER_SINCE else ""
+        created = connection.execute(sql.SQL(
+            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing'{})").format(
+                sql.Identifier(slot), sql.SQL(failover)))
+        row = created.fetchone()
+        assert row is not None  # noqa: S101 - the command always answers one row
+        consistent = lsn_int(str(row[1]))
+    else:
+        _let_it_fail_over(connection, slot, state)
+        consistent = state.confirmed_lsn  # made by a call that was killed before it could write the record
+    if not epochs:
+        save_epoch(lake, Epoch(1, slot, state.system_identifier, state.timeline, consistent))
     return load_epochs(lake)[-1]
 
 

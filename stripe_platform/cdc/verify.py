@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from resources.lake import Lake, LakeError, open_lake
+from resources.lake import Lake, LakeError
 from stripe_platform import progress
 from stripe_platform.cdc import batches
 from stripe_platform.cdc import daily as dailies
@@ -25,6 +25,7 @@ from stripe_platform.cdc.capture import durable_position
 from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
+from stripe_platform.cdc.source import OLTP, Source
 from stripe_platform.settings import Settings
 
 
@@ -45,9 +46,9 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(settings: Settings, *, lake: Lake | None = None) -> VerifyReport:
-    """Check every batch in the lake, and the slot where a source is configured; problems are named, not raised."""
-    lake = lake or open_lake(settings)
+def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLTP) -> VerifyReport:
+    """Check every batch of a source's log, and its slot where one is configured; problems are named, not raised."""
+    lake = lake or source.lake(settings)
     report = VerifyReport()
     try:
         chain = Chain.load(lake)
@@ -76,8 +77,8 @@ def verify(settings: Settings, *, lake: Lake | None = None) -> VerifyReport:
         for path in made:
             report.problems += _daily(lake, known, path)
             advance(1)
-    if settings.cdc_dsn is not None:
-        report.problems += _slot(settings, lake)
+    if source.configured(settings):
+        report.problems += _slot(settings, lake, source)
     return report
 
 
@@ -151,11 +152,11 @@ def _ordinals(stamps: list[pa.Table], manifest: Manifest) -> list[str]:
     return []
 
 
-def _slot(settings: Settings, lake: Lake) -> list[str]:
+def _slot(settings: Settings, lake: Lake, source: Source) -> list[str]:
     try:
         epoch, durable = durable_position(lake)
-        with replication(settings) as connection:
-            refuse_a_foreign_slot(epoch, inspect(connection, settings.cdc_slot), durable)
+        with replication(settings, source) as connection:
+            refuse_a_foreign_slot(epoch, inspect(connection, source.slot_name(settings)), durable)
     except CaptureError as error:
         return [str(error)]
     except psycopg.OperationalError:

@@ -23,7 +23,10 @@ from stripe_platform.settings import PROJECT_ROOT
 CLUSTERS = ("oltp", "warehouse")
 DOCUMENTS = "documents"
 ROLES = {
-    "oltp": {"payments_owner": "", "payments_app": "", "payments_cdc": "replication"},
+    "oltp": {
+        "payments_owner": "", "payments_app": "", "payments_cdc": "replication",
+        "reference_owner": "", "reference_app": "", "reference_copier": "",
+    },
     "warehouse": {"warehouse": "", "dagster": ""},
 }
 # cluster: variable: (role, database)
@@ -32,6 +35,10 @@ VARIABLES = {
         "STRIPE_PLATFORM_OLTP_OWNER_DSN": ("payments_owner", "oltp"),
         "STRIPE_PLATFORM_OLTP_DSN": ("payments_app", "oltp"),
         "STRIPE_PLATFORM_CDC_DSN": ("payments_cdc", "oltp"),
+        "STRIPE_PLATFORM_REFERENCE_OWNER_DSN": ("reference_owner", "reference"),
+        "STRIPE_PLATFORM_REFERENCE_DSN": ("reference_app", "reference"),
+        "STRIPE_PLATFORM_REFERENCE_CDC_DSN": ("payments_cdc", "reference"),
+        "STRIPE_PLATFORM_REFERENCE_COPIER_DSN": ("reference_copier", "oltp"),
     },
     "warehouse": {
         "STRIPE_PLATFORM_WAREHOUSE_DSN": ("warehouse", "warehouse"),
@@ -94,7 +101,7 @@ def down(home: Path, *, orderly: bool = True) -> None:
 
 
 def status(home: Path) -> list[dict[str, str]]:
-    """One row per server: name, kind, version, port, state, pid, data folder (empty where there is none).
+    """One row per server: name, kind, version, port, state, pid, data folder, databases (empty where there is none).
 
     Kinds: wheel (PostgreSQL), embedded, mongod, external. States: running, starting, stopped; of an external server:
     answering, not answering.
@@ -105,7 +112,7 @@ def status(home: Path) -> list[dict[str, str]]:
     for name in (*CLUSTERS, DOCUMENTS):
         facts = known.facts.get(name, {})
         row = {"name": name, "kind": facts.get("kind", ""), "version": facts.get("version", ""), "port": "",
-               "state": "stopped", "pid": "", "data": facts.get("data", "")}
+               "state": "stopped", "pid": "", "data": facts.get("data", ""), "databases": _databases(name)}
         if row["kind"] == "external":
             row["state"] = "answering" if _answers(name, facts) else "not answering"
         elif place is not None and facts:
@@ -144,11 +151,12 @@ def _start_cluster(cluster: Cluster, roles: dict[str, str], urls: dict[str, str]
     cluster.make()
     cluster.start()
     prepared = cluster.place.data / f"{cluster.name}.prepared"
-    if not prepared.exists():
+    wanted = "".join(f"{role} {database}\n" for role, database in VARIABLES[cluster.name].values())
+    if not prepared.exists() or prepared.read_text() != wanted:  # new, or made by a release with fewer of them
         postgres.ensure_roles(cluster, roles, ROLES[cluster.name])
         for role, database in VARIABLES[cluster.name].values():
             postgres.ensure_database(cluster, database, role)
-        prepared.touch()
+        prepared.write_text(wanted)
     return {"kind": "wheel", "version": postgres.version(cluster.place), "data": str(cluster.data)}
 
 
@@ -161,6 +169,11 @@ def _start_documents(place: Place, known: State, ports: dict[str, int], variable
     running = documents.start(program, place, ports[DOCUMENTS], known.processes.get(DOCUMENTS))
     known.processes[DOCUMENTS] = running
     return {"kind": program.kind, "version": program.version, "uri": program.uri, "data": str(program.data)}
+
+
+def _databases(name: str) -> str:
+    """Databases of ours on a server."""
+    return ", ".join(dict.fromkeys(database for _, database in VARIABLES.get(name, {}).values()))
 
 
 def _running(name: str, place: Place, known: State, ports: dict[str, int]) -> tuple[str, str]:

@@ -17,6 +17,8 @@ from stripe_platform.keys import RISK, TABLES, key
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
 from stripe_platform.progress import stage
+from stripe_platform.reference.sync import sync
+from stripe_platform.settings import load_settings
 
 ALL_DAYS = dg.AllPartitionMapping()  # which days are read is the protocol's choice, not the partition's
 
@@ -116,6 +118,7 @@ def fraud_assessments(
     """Score the current model's test days. Of a range of ledger days the last one carries all scores and closes."""
     started, days = time.monotonic(), days_of(context)
     with stage("fraud scores", total=1) as advance:
+        sync(load_settings())  # the scores close a ledger day: a day is closed when every source closed it
         with warehouse.connect() as connection, oltp.connect() as ledger:
             done = assess(connection, ledger, models.store().load(), days[-1])
         advance(1)

@@ -27,6 +27,7 @@ from stripe_platform.oltp.feed import BusinessDays, DayLoad, observe
 from stripe_platform.oltp.ids import day_us, uuid7_named
 from stripe_platform.oltp.reference import COUNTRIES, CURRENCIES, REPORTING
 from stripe_platform.oltp.turns import Turn
+from stripe_platform.reference.days import Door
 from stripe_platform.settings import Settings
 
 LABEL_DELAY = dt.timedelta(days=7)
@@ -50,7 +51,7 @@ class FileFeed:
             raise FileError(f"{files[0].name}: country {country!r} is unknown: name one of {', '.join(COUNTRIES)}")
         if days is not None and days < 1:
             raise FileError(f"{files[0].name}: a window has at least one day")
-        self._settings, self._files = settings, tuple(files)
+        self._settings, self._files, self._door = settings, tuple(files), Door(settings)
         self._currency, self._country, self._start, self._days = currency, country, start, days
 
     @cached_property
@@ -75,7 +76,8 @@ class FileFeed:
         with psycopg.connect(self._settings.need("oltp_dsn"), autocommit=True) as conn:
             if day not in self._calendar:
                 return observe(conn, day)
-            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(conn, day), turn)
+            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(conn, day), turn,
+                            reference=self._door)
 
     @cached_property
     def _judged(self) -> Judged:

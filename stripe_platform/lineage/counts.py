@@ -27,6 +27,8 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
     lake = open_lake(settings)
     with psycopg.connect(settings.need("oltp_dsn")) as oltp:
         counted = {"oltp": {t.name: _count(oltp, "oltp", t.name) for t in keys.OLTP_TABLES}}
+    with psycopg.connect(settings.need("reference_dsn")) as reference:
+        counted["reference"] = {t.name: _count(reference, "reference", t.name) for t in keys.REFERENCE_TABLES}
     counted["cdc"] = {"changes": sum(batch.rows for batch in manifest.Chain.load(lake).manifests)}
     kept = [snapshot for table in keys.OLTP_TABLES if (snapshot := snapshots.newest(lake, table.name))]
     counted["snapshots"] = {"rows": sum(snapshot.rows for snapshot in kept)}

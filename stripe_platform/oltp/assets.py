@@ -9,6 +9,7 @@ import dagster as dg
 
 from stripe_platform import progress
 from stripe_platform.keys import DATED, TABLES, UNDATED, Table, key
+from stripe_platform.oltp.copies import BY_TABLE as COPIES
 from stripe_platform.oltp.feed import DayLoad, Feed, count_rows
 from stripe_platform.oltp.schema import TableSchema, load_schema
 from stripe_platform.oltp.turns import Turns
@@ -33,10 +34,16 @@ def _spec(table: Table) -> dg.AssetSpec:
     return dg.AssetSpec(
         key("oltp", table.name), group_name="oltp", description=table.description, owners=[table.owner],
         kinds={"postgres", "table"}, partitions_def=DAILY if table.dated else None, freshness_policy=FRESHNESS,
-        deps=[] if table.dated else [key("oltp", "accounts")],  # brought by the same days, counted after them
+        deps=_deps(table),
         metadata={"dagster/column_schema": column_schema(table, load_schema()[table.name])},
         tags={"growth": table.growth},
     )  # fmt: skip
+
+
+def _deps(table: Table) -> list[dg.AssetKey]:
+    """A copy follows its source; tables without days are brought by the days of the others, and counted after them."""
+    source = [key("reference", COPIES[table.name].origin)] if table.name in COPIES else []
+    return source if table.dated else [key("oltp", "accounts"), *source]
 
 
 @dg.multi_asset(

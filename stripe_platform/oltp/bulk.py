@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -21,8 +21,9 @@ from stripe_platform.keyring import Keyring
 from stripe_platform.keys import OLTP_TABLES
 from stripe_platform.oltp import changes
 from stripe_platform.oltp.calendar import close_day, make_partitions_ahead, own_calendar, partitions_stand
+from stripe_platform.oltp.copies import BY_TABLE as COPIES
 from stripe_platform.oltp.feed import DayLoad, count_day
-from stripe_platform.oltp.reference import seed_reference
+from stripe_platform.oltp.reference import seed_books
 from stripe_platform.oltp.turns import Turn
 from stripe_platform.vault import new_keys, store_keys
 
@@ -38,6 +39,10 @@ _OF_EARLIER_DAYS = frozenset({
 _FREE = frozenset({"exchange_rates", "payment_intents", "charges", "charge_outcomes", "balance_transactions",
                    "fee_details"})
 _PARENTS = frozenset(t.name for t in OLTP_TABLES) - _FREE - _OF_EARLIER_DAYS
+
+
+# Brings rows of tables that are copies to the reference and back; returns when they stand in the OLTP.
+Reference = Callable[[Mapping[str, pa.Table]], None]
 
 
 class LoadError(RuntimeError):
@@ -70,24 +75,27 @@ class DayRows:
 
 def load_day(
     conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows],
-    turn: Turn | None = None,
+    turn: Turn | None = None, *, reference: Reference,
 ) -> DayLoad:
     """Write one business day and close it, or skip it when `digest` brought it before.
 
     `make` is called only when the day is missing. Refunds and disputes among the rows also update their charges.
     `turn`: its place among days that are loaded side by side; without one, it has the calendar to itself.
+    `reference`: called once, before the day's own rows, with the rows of tables that are copies: they are not written
+    here. When it returns they stand, also if the day fails, and so does all else the reference held at that instant.
     """
     try:
-        return _load_day(conn, ring, digest, day, make, turn)
+        return _load_day(conn, ring, digest, day, make, turn, reference)
     except (LoadError, changes.ChangeError):
         # Another loader of the same source was faster: its rows are these rows, and they stand.
         if not is_loaded(conn, digest, day):
             raise
-        return _load_day(conn, ring, digest, day, make, turn)
+        return _load_day(conn, ring, digest, day, make, turn, reference)
 
 
 def _load_day(
     conn: psycopg.Connection, ring: Keyring, digest: str, day: dt.date, make: Callable[[], DayRows], turn: Turn | None,
+    reference: Reference,
 ) -> DayLoad:
     # Its own transaction, after the days before: a new partition locks what they are writing to.
     if not partitions_stand(conn, day):
@@ -111,16 +119,21 @@ def _load_day(
                         "enable_mergejoin = off"):
             conn.execute(sql.SQL("set local ") + sql.SQL(setting))
         turn.wait_for_parents()
-        counts = seed_reference(conn)
+        counts: dict[str, int] = {}
         content = make()
         unknown = {*content.tables, *content.later, *content.updates} - {t.name for t in OLTP_TABLES}
         if unknown:
             raise LoadError(f"day {day} brings rows of {min(unknown)}, which is no OLTP table")
         filled = _filled(content.tables)
+        copies = {name: content.tables[name] for name in filled if name in COPIES}
+        _refuse_copies(content, day)
         if not _PARENTS.isdisjoint(filled):
             turn.wait_for_close()
         else:
             turn.no_parents_here()
+        reference(copies)
+        seed_books(conn)
+        filled = [name for name in filled if name not in copies]
         own = [name for name in filled if name not in _OF_EARLIER_DAYS]
         for name in own:
             _copy(conn, ring, name, content.tables[name], day)
@@ -137,6 +150,15 @@ def _load_day(
         )
         close_day(conn, day)
     return DayLoad(day, counts, len(content.refused))
+
+
+def _refuse_copies(content: DayRows, day: dt.date) -> None:
+    """Rows of copies come as the day's own rows, through the reference, or not at all."""
+    theirs = sorted(({*content.later, *content.updates}) & COPIES.keys())
+    for name in theirs:
+        columns = set(content.updates[name].column_names) - {"id", "at"} if name in content.updates else {"id"}
+        if name in content.later or columns & set(COPIES[name].names):
+            raise LoadError(f"day {day} changes oltp.{name}, which is a copy: change it in the reference")
 
 
 def _filled(tables: dict[str, pa.Table]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,8 +82,9 @@ class ObservedFeed:
 
     name = "observed"
 
-    def __init__(self, settings: Settings) -> None:
-        self._dsn, self._first = settings.need("oltp_dsn"), settings.first_day
+    def __init__(self, settings: Settings, before_close: Callable[[], object]) -> None:
+        """`before_close` brings copies of other databases up to now: a day is closed when every source closed it."""
+        self._dsn, self._first, self._before_close = settings.need("oltp_dsn"), settings.first_day, before_close
 
     def calendar(self) -> BusinessDays | None:
         return None
@@ -91,6 +92,7 @@ class ObservedFeed:
     def bring(self, day: dt.date, turn: Turn | None = None) -> DayLoad:  # noqa: ARG002 (it loads nothing)
         """Rows by table of `day`, closed with those before it that are over; `LookupError` while it still runs."""
         with psycopg.connect(self._dsn, autocommit=True) as conn:
+            self._before_close()
             close_days_over(conn, self._first, day)
             return observe(conn, day)
 

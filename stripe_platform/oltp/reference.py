@@ -67,7 +67,10 @@ DISPUTE_FEE_RETURNED = (("MX", "mxn"),)
 
 
 def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
-    """Insert the reference rows that are missing, in the caller's transaction; rows inserted by table."""
+    """Insert currencies, countries and what the books need where missing, in the caller's transaction; rows by table.
+
+    For databases without a reference beside them (drills, documents), as the owner: elsewhere the copier writes these.
+    """
     currencies = conn.execute(
         "insert into oltp.currencies (code, name, stripe_exponent, iso_exponent, payout_multiple)"
         " select * from unnest(%s::text[], %s::text[], %s::smallint[], %s::smallint[], %s::integer[])"
@@ -85,6 +88,12 @@ def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
         " select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) on conflict (code) do nothing",
         [list(COUNTRIES), *([c[i] for c in COUNTRIES.values()] for i in range(3))],
     ).rowcount
+    seed_books(conn)
+    return {"currencies": currencies, "countries": countries}
+
+
+def seed_books(conn: psycopg.Connection) -> None:
+    """Posting rules and fees where they are missing, of the currencies that stand; owned by the OLTP."""
     conn.execute("select ledger.seed()")
     conn.execute("select payments.seed_billing()")
     policies = [("charge", code, "*", fee[0], fee[1], False) for code, fee in FEES.items()]
@@ -92,9 +101,9 @@ def seed_reference(conn: psycopg.Connection) -> dict[str, int]:
     policies += [("dispute", code, country, 0, FEES[code][2], True) for country, code in DISPUTE_FEE_RETURNED]
     conn.execute(
         "insert into oltp.fee_policies (kind, currency, country, basis_points, fixed, returned_when_won, multiple)"
-        " select * from unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[],"
-        " %s::smallint[]) on conflict do nothing",
+        " select p.* from unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::boolean[],"
+        " %s::smallint[]) as p (kind, currency, country, basis_points, fixed, returned_when_won, multiple)"
+        " join oltp.currencies c on c.code = p.currency on conflict do nothing",
         [*([policy[i] for policy in policies] for i in range(6)),
          [10 if exponent(policy[1]) == 3 else 1 for policy in policies]],
     )
-    return {"currencies": currencies, "countries": countries}

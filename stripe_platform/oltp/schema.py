@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 import psycopg
 
-from stripe_platform.keys import OLTP_TABLES
+from stripe_platform.keys import OLTP_TABLES, Table
 
 SCHEMA_FILE = Path(__file__).parent / "schema.json"
 
@@ -68,11 +69,13 @@ where i.indrelid = to_regclass(%s) and i.indisprimary
 """
 
 
-def read_catalogue(conn: psycopg.Connection) -> dict[str, TableSchema]:
-    """Schemas of all of `keys.OLTP_TABLES`, in that order, from the connected database."""
+def read_catalogue(
+    conn: psycopg.Connection, declarations: Sequence[Table] = OLTP_TABLES, schema: str = "oltp"
+) -> dict[str, TableSchema]:
+    """Schemas of the declared tables, in that order, from the connected database."""
     tables = {}
-    for declared in OLTP_TABLES:
-        name = f"oltp.{declared.name}"
+    for declared in declarations:
+        name = f"{schema}.{declared.name}"
         kind = conn.execute("select relkind from pg_class where oid = to_regclass(%s)", [name]).fetchone()
         if kind is None:
             raise LookupError(f"{name} is declared in keys.py and missing in the database: migrate, or remove it")
@@ -90,9 +93,9 @@ def render(tables: dict[str, TableSchema]) -> str:
 
 
 @cache
-def load_schema() -> dict[str, TableSchema]:
-    """Schemas by table name, in the order of `keys.OLTP_TABLES`, from the committed file."""
-    content = json.loads(SCHEMA_FILE.read_text())
+def load_schema(file: Path = SCHEMA_FILE) -> dict[str, TableSchema]:
+    """Schemas by table name, in the order of `keys.OLTP_TABLES`, from the committed file (or another database's)."""
+    content = json.loads(file.read_text())
     return {
         t["name"]: TableSchema(
             t["name"], tuple(t["key"]), t["partitioned"], tuple(Column(**column) for column in t["columns"])

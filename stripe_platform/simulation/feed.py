@@ -14,6 +14,7 @@ from stripe_platform.keyring import open_keyring
 from stripe_platform.oltp.bulk import DayRows, is_loaded, load_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, observe
 from stripe_platform.oltp.turns import Turn
+from stripe_platform.reference.days import Door
 from stripe_platform.settings import Settings
 from stripe_platform.simulation.days import Days
 from stripe_platform.simulation.landing import land, landed
@@ -29,6 +30,7 @@ class SimulatedFeed:
         self._settings = settings
         self.options = options
         self._extra = frozenset(extra)
+        self._door = Door(settings)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="simulation")
         self._ahead: dict[dt.date, Future[DayRows]] = {}
 
@@ -59,7 +61,8 @@ class SimulatedFeed:
             if not (files and is_loaded(conn, self.digest, day)):
                 # Before the commit: a killed run repeats both, and a committed day always has its files.
                 land(self.days, day, self._settings.landing)
-            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(day), turn)
+            return load_day(conn, open_keyring(self._settings), self.digest, day, lambda: self._rows(day), turn,
+                            reference=self._door)
 
     def _rows(self, day: dt.date) -> DayRows:
         """The day's rows; the next day's are made meanwhile, while the server checks its keys."""

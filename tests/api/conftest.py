@@ -51,7 +51,7 @@ def api_settings(servers: Any, oltp_template: str, api_home: Path) -> Iterator[S
     settings = Settings(
         home=api_home, oltp_dsn=servers.url("STRIPE_PLATFORM_OLTP_DSN", name),
         oltp_owner_dsn=servers.url("STRIPE_PLATFORM_OLTP_OWNER_DSN", name))
-    with psycopg.connect(settings.need("oltp_dsn")) as conn:
+    with psycopg.connect(settings.need("oltp_owner_dsn")) as conn:
         seed_reference(conn)
     yield settings
     with psycopg.connect(servers.superuser("oltp"), autocommit=True) as admin:
@@ -111,11 +111,12 @@ def conn(api_settings: Settings) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def merchant(ring: Keyring, conn: psycopg.Connection) -> Callable[..., Merchant]:
+def merchant(ring: Keyring, conn: psycopg.Connection, api_settings: Settings) -> Callable[..., Merchant]:
     """Makes merchants, each with a key (by default for everything)."""
 
     def make(*scopes: str) -> Merchant:
-        account = write.create_account(conn, name="Shop", country="FR", currency="eur", mcc="5411")
+        with psycopg.connect(api_settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+            account = write.create_account(owner, name="Shop", country="FR", currency="eur", mcc="5411")
         key_id, secret = create_key(conn, ring, account_id=account, scopes=list(scopes) or ["*:write"])
         return Merchant(account, key_id, secret)
 

@@ -84,17 +84,21 @@ class Carried:
 
 @pytest.fixture(scope="module")
 def carried(
-    servers: Any, oltp_template: str, tmp_path_factory: pytest.TempPathFactory
+    servers: Any, oltp_template: str, reference_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Carried]:
     """Three business days and two of disputes, from the OLTP to the features."""
     home, mark = tmp_path_factory.mktemp("carried"), secrets.token_hex(6)
-    oltp, warehouse = f"oltp_{mark}", f"warehouse_{mark}"
+    oltp, warehouse, reference = f"oltp_{mark}", f"warehouse_{mark}", f"reference_{mark}"
     with pytest.MonkeyPatch.context() as environment:
-        for variable in ("OLTP_OWNER_DSN", "OLTP_DSN", "CDC_DSN"):
+        for variable in ("OLTP_OWNER_DSN", "OLTP_DSN", "CDC_DSN", "REFERENCE_COPIER_DSN"):
             name = f"STRIPE_PLATFORM_{variable}"
             environment.setenv(name, servers.url(name, oltp))
+        for variable in ("REFERENCE_OWNER_DSN", "REFERENCE_DSN", "REFERENCE_CDC_DSN"):
+            name = f"STRIPE_PLATFORM_{variable}"
+            environment.setenv(name, servers.url(name, reference))
         values = {
             "STRIPE_PLATFORM_HOME": str(home), "STRIPE_PLATFORM_CDC_SLOT": f"slot_{mark}",
+            "STRIPE_PLATFORM_REFERENCE_SLOT": f"slot_{reference}",
             "STRIPE_PLATFORM_LAKE_URL": str(home / "lake"), "STRIPE_PLATFORM_FIRST_DAY": FIRST.isoformat(),
             "STRIPE_PLATFORM_WAREHOUSE_DSN": servers.url("STRIPE_PLATFORM_WAREHOUSE_DSN", warehouse),
             "STRIPE_PLATFORM_MONGODB_DATABASE": f"documents_{mark}", "MONGODB_URI": servers.url("MONGODB_URI"),
@@ -103,6 +107,7 @@ def carried(
             environment.setenv(name, value)
         with (
             _database(servers, "oltp", oltp, "payments_owner", oltp_template),
+            _database(servers, "oltp", reference, "reference_owner", reference_template),
             _database(servers, "warehouse", warehouse, "warehouse", "template0"),
         ):
             settings, stores = load_settings(), Stores.of_settings()

@@ -97,9 +97,9 @@ end $$
 
 
 @pytest.fixture
-def books(oltp: Settings) -> Stores:
+def books(both: Settings) -> Stores:
     """Two loaded days and a tail."""
-    feed = SimulatedFeed(oltp, Options(first_day=FIRST, days=2, per_day=150, dispute_lag_days=2))
+    feed = SimulatedFeed(both, Options(first_day=FIRST, days=2, per_day=150, dispute_lag_days=2))
     bring(feed, list(feed.calendar()))
     return Stores.of_settings()
 
@@ -117,8 +117,8 @@ def test_loaded_days_pass_every_check_of_the_books(books: Stores):
 
 
 @pytest.mark.parametrize(("name", "rule", "statement"), TAMPERED)
-def test_a_tampered_book_turns_its_check_red(books: Stores, servers, oltp: Settings, name, rule, statement):
-    database = oltp.need("oltp_owner_dsn").rsplit("/", 1)[1]
+def test_a_tampered_book_turns_its_check_red(books: Stores, servers, both: Settings, name, rule, statement):
+    database = both.need("oltp_owner_dsn").rsplit("/", 1)[1]
     with psycopg.connect(servers.superuser("oltp", database)) as conn:
         conn.execute("alter table oltp.balance_transactions drop constraint net_is_amount_less_fee")
         conn.execute(UNGUARDED)
@@ -129,6 +129,6 @@ def test_a_tampered_book_turns_its_check_red(books: Stores, servers, oltp: Setti
     assert f"no_{rule}" in failed.reasons
 
 
-def test_empty_books_are_not_evaluated(oltp: Settings):
+def test_empty_books_are_not_evaluated(both: Settings):
     for check in CHECKS:
         assert {v.outcome for v in verdicts(check, Stores.of_settings())} == {"not_evaluated"}, check.name

@@ -30,7 +30,7 @@ def day(number: int) -> str:
 
 
 @pytest.fixture
-def world(oltp, warehouse):
+def world(both, warehouse):
     """Charges in the OLTP and, as marts would show them, in the warehouse; dear ones at one terminal are frauds."""
     from stripe_platform.keyring import open_keyring
 
@@ -44,14 +44,15 @@ def world(oltp, warehouse):
     with psycopg.connect(warehouse.need("warehouse_dsn")) as connection:
         facts.write(connection, charges, pd.DataFrame(
             {"charge_id": frauds.charge_id, "created": frauds.created + pd.Timedelta(days=3)}))
-    with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as connection:
-        _sell(connection, open_keyring(oltp), charges)
+    with psycopg.connect(both.need("oltp_owner_dsn"), autocommit=True) as owner:
+        seed_reference(owner)
+        account = write.create_account(owner, name="Shop", country="FR", currency="eur", mcc="5411")
+    with psycopg.connect(both.need("oltp_dsn"), autocommit=True) as connection:
+        _sell(connection, open_keyring(both), account, charges)
         yield connection
 
 
-def _sell(connection, ring, charges):
-    seed_reference(connection)
-    account = write.create_account(connection, name="Shop", country="FR", currency="eur", mcc="5411")
+def _sell(connection, ring, account, charges):
     payer = write.create_customer(connection, ring, name=None, email=None, country="FR", currency="eur")
     card = write.create_payment_method(connection, customer_id=payer, brand="visa", last4="4242", exp_month=1,
                                        exp_year=2030, funding="credit", country="FR")

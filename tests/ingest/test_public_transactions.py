@@ -18,13 +18,13 @@ START = dt.date(2018, 6, 11)
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"the public transactions are missing: {FILE}")
 
 
-def test_two_days_of_the_public_set_arrive_with_every_cent_and_their_labels_seven_days_later(oltp: Settings):
-    feed = FileFeed(oltp, [FILE], start=START, days=2)
+def test_two_days_of_the_public_set_arrive_with_every_cent_and_their_labels_seven_days_later(both: Settings):
+    feed = FileFeed(both, [FILE], start=START, days=2)
     loads = {day: feed.bring(day) for day in feed.calendar()}
     frame = pq.read_table(FILE, columns=["TX_DATETIME", "TX_AMOUNT", "TX_FRAUD"]).to_pandas()
     end = START + dt.timedelta(days=2)
     frame = frame[(str(START) <= frame.TX_DATETIME) & (str(end) > frame.TX_DATETIME)]
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         count, cents = conn.execute("select count(*), sum(amount) from oltp.charges").fetchone() or (0, 0)
         frauds = conn.execute("select count(*) from oltp.charges where disputed").fetchone()
     assert count == len(frame)

@@ -70,59 +70,59 @@ def rows(settings: Settings, query: str) -> Sequence[tuple[Any, ...]]:
         return conn.execute(query).fetchall()  # type: ignore[arg-type]
 
 
-def test_every_good_record_arrives_to_the_cent_zero_amounts_among_them(oltp: Settings, tmp_path: Path):
-    loads = bring(oltp, parquet(tmp_path, records()))
+def test_every_good_record_arrives_to_the_cent_zero_amounts_among_them(both: Settings, tmp_path: Path):
+    loads = bring(both, parquet(tmp_path, records()))
     assert sum(load.rows.get("charges", 0) for load in loads) == 6
-    assert rows(oltp, "select amount, currency, status from oltp.charges order by created") == [
+    assert rows(both, "select amount, currency, status from oltp.charges order by created") == [
         (minor, "eur", "succeeded") for minor in (5716, 0, 110, 22050, 999, 300)]
-    assert rows(oltp, "select count(*) from oltp.payment_intents") == [(6,)]
-    assert rows(oltp, "select count(*) from oltp.charge_outcomes") == [(6,)]
-    assert rows(oltp, "select count(distinct account_id), count(distinct terminal_id) from oltp.charges") == [(1, 5)]
+    assert rows(both, "select count(*) from oltp.payment_intents") == [(6,)]
+    assert rows(both, "select count(*) from oltp.charge_outcomes") == [(6,)]
+    assert rows(both, "select count(distinct account_id), count(distinct terminal_id) from oltp.charges") == [(1, 5)]
 
 
-def test_a_label_becomes_a_dispute_exactly_seven_days_later(oltp: Settings, tmp_path: Path):
-    loads = bring(oltp, parquet(tmp_path, records()))
+def test_a_label_becomes_a_dispute_exactly_seven_days_later(both: Settings, tmp_path: Path):
+    loads = bring(both, parquet(tmp_path, records()))
     assert [load.day for load in loads] == [DAY + dt.timedelta(days=i) for i in range(2 + 7)]
-    found = rows(oltp, "select c.amount, d.created - c.created, d.reason, c.disputed, d.amount = c.amount"
+    found = rows(both, "select c.amount, d.created - c.created, d.reason, c.disputed, d.amount = c.amount"
                        " from oltp.charges c join oltp.disputes d on d.charge_id = c.id order by c.created")
     assert found == [(0, dt.timedelta(days=7), "fraudulent", True, True),
                      (999, dt.timedelta(days=7), "fraudulent", True, True)]
     assert {load.day: load.rows.get("disputes", 0) for load in loads if load.rows.get("disputes")} == {
         dt.date(2018, 6, 18): 1, dt.date(2018, 6, 19): 1}
-    assert rows(oltp, "select count(*) from oltp.charges where disputed") == [(2,)]
+    assert rows(both, "select count(*) from oltp.charges where disputed") == [(2,)]
 
 
-def test_stamps_without_zone_are_utc_and_others_are_converted(oltp: Settings, tmp_path: Path):
+def test_stamps_without_zone_are_utc_and_others_are_converted(both: Settings, tmp_path: Path):
     stamps = ["2018-06-11T02:00:00+02:00", "2018-06-11 01:00:00", "2018-06-11 02:00:00.5", "2018-06-10T22:00-0500",
               "2018-06-11T04:00:00Z", "2018-06-11"]  # fmt: skip
-    bring(oltp, csv(tmp_path, records().assign(TX_DATETIME=stamps)))
-    found = rows(oltp, "select extract(epoch from created - '2018-06-11T00:00Z')::float from oltp.charges order by 1")
+    bring(both, csv(tmp_path, records().assign(TX_DATETIME=stamps)))
+    found = rows(both, "select extract(epoch from created - '2018-06-11T00:00Z')::float from oltp.charges order by 1")
     assert [row[0] for row in found] == [0, 0, 3600, 7200.5, 3 * 3600, 4 * 3600]
 
 
-def test_csv_and_parquet_of_the_same_records_give_the_same_charges(oltp: Settings, tmp_path: Path):
-    feeds = [FileFeed(oltp, [parquet(tmp_path, records())]), FileFeed(oltp, [csv(tmp_path, records())])]
+def test_csv_and_parquet_of_the_same_records_give_the_same_charges(both: Settings, tmp_path: Path):
+    feeds = [FileFeed(both, [parquet(tmp_path, records())]), FileFeed(both, [csv(tmp_path, records())])]
     ids = [feed._ids[1].to_pylist() for feed in feeds]
     assert ids[0] == ids[1]
 
 
-def test_a_window_takes_its_days_only(oltp: Settings, tmp_path: Path):
+def test_a_window_takes_its_days_only(both: Settings, tmp_path: Path):
     file = parquet(tmp_path, records())
-    loads = bring(oltp, file, start=dt.date(2018, 6, 12), days=1)
+    loads = bring(both, file, start=dt.date(2018, 6, 12), days=1)
     assert loads[0].rows["charges"] == 3
     assert [load.day for load in loads] == [dt.date(2018, 6, 12) + dt.timedelta(days=i) for i in range(8)]
     with pytest.raises(FileError, match="no transaction in the 3 days from 2019-01-01: move --start"):
-        bring(oltp, file, start=dt.date(2019, 1, 1), days=3)
+        bring(both, file, start=dt.date(2019, 1, 1), days=3)
 
 
-def test_a_second_run_brings_nothing_new(oltp: Settings, tmp_path: Path):
+def test_a_second_run_brings_nothing_new(both: Settings, tmp_path: Path):
     file = parquet(tmp_path, records(TX_AMOUNT=[1.0, 2.0, -3.0, 4.0, 5.0, 6.0]))
-    before = bring(oltp, file)
-    after = bring(oltp, file)
+    before = bring(both, file)
+    after = bring(both, file)
     assert all(load.skipped for load in after)
     assert [load.quarantined for load in before] == [load.quarantined for load in after]
-    assert len(quarantined(oltp)) == 1
-    assert rows(oltp, "select count(*) from oltp.charges") == [(5,)]
+    assert len(quarantined(both)) == 1
+    assert rows(both, "select count(*) from oltp.charges") == [(5,)]
 
 
 BAD = [
@@ -161,70 +161,70 @@ def test_a_bad_record_gets_one_sentence_with_file_row_and_rule_and_the_good_ones
     assert value is None or str(value) not in bad.reason.split(": ", 1)[1].replace(f"(rule {rule})", "")
 
 
-def test_all_bad_records_of_a_file_stand_in_quarantine_and_their_values_are_ciphertext(oltp: Settings, tmp_path: Path):
+def test_all_bad_records_of_a_file_stand_in_quarantine_and_their_values_are_ciphertext(both: Settings, tmp_path: Path):
     frames = [spoiled(column, 3, value) for column, value, _, _ in BAD]
     for number, frame in enumerate(frames):
         frame["TRANSACTION_ID"] = [None if pd.isna(t) else str(int(t) + 100 * number) for t in frame["TRANSACTION_ID"]]
         if BAD[number][2] == "transaction_unique":
             frame.loc[2, "TRANSACTION_ID"] = "10"
     file = csv(tmp_path, pd.concat(frames, ignore_index=True))
-    loads = bring(oltp, file)
+    loads = bring(both, file)
     assert sum(load.rows.get("charges", 0) for load in loads) == 5 * len(BAD)
     assert sum(load.quarantined for load in loads) == len(BAD)
-    assert sorted(rule for _, rule, _ in quarantined(oltp)) == sorted(rule for _, _, rule, _ in BAD)
-    assert {r for r, _, _ in quarantined(oltp)} == {f"some.csv row {6 * i + 3}" for i in range(len(BAD))}
-    payloads = rows(oltp, "select payload_ciphertext from ops.quarantine")
+    assert sorted(rule for _, rule, _ in quarantined(both)) == sorted(rule for _, _, rule, _ in BAD)
+    assert {r for r, _, _ in quarantined(both)} == {f"some.csv row {6 * i + 3}" for i in range(len(BAD))}
+    payloads = rows(both, "select payload_ciphertext from ops.quarantine")
     assert not [p for (p,) in payloads if b"TX_AMOUNT" in bytes(p)]
 
 
-def test_nan_and_infinity_in_a_column_of_doubles_are_quarantined_too(oltp: Settings, tmp_path: Path):
+def test_nan_and_infinity_in_a_column_of_doubles_are_quarantined_too(both: Settings, tmp_path: Path):
     amounts = [1.0, float("nan"), float("inf"), float("-inf"), 2.0, -1.0]
-    loads = bring(oltp, parquet(tmp_path, records(TX_AMOUNT=amounts)))
-    assert [(r[0], r[1]) for r in quarantined(oltp)] == [
+    loads = bring(both, parquet(tmp_path, records(TX_AMOUNT=amounts)))
+    assert [(r[0], r[1]) for r in quarantined(both)] == [
         ("some.parquet row 2", "amount_is_a_number"), ("some.parquet row 3", "amount_is_finite"),
         ("some.parquet row 4", "amount_is_finite"), ("some.parquet row 6", "amount_not_negative")]
     assert sum(load.rows.get("charges", 0) for load in loads) == 2
 
 
-def test_of_repeated_ids_the_first_good_record_stays_across_files_too(oltp: Settings, tmp_path: Path):
+def test_of_repeated_ids_the_first_good_record_stays_across_files_too(both: Settings, tmp_path: Path):
     one = parquet(tmp_path, records(TX_AMOUNT=[-1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "one.parquet")
     two = parquet(tmp_path, records(TRANSACTION_ID=[10, 11, 21, 22, 23, 24]), "two.parquet")
-    bring(oltp, one, two)
-    assert [(r[0], r[1]) for r in quarantined(oltp)] == [
+    bring(both, one, two)
+    assert [(r[0], r[1]) for r in quarantined(both)] == [
         ("one.parquet row 1", "amount_not_negative"), ("two.parquet row 2", "transaction_unique")]
-    assert rows(oltp, "select count(*) from oltp.charges") == [(10,)]
+    assert rows(both, "select count(*) from oltp.charges") == [(10,)]
 
 
-def test_a_transaction_that_stands_already_is_quarantined_by_a_later_source(oltp: Settings, tmp_path: Path):
-    bring(oltp, parquet(tmp_path, records(TX_FRAUD=[0] * 6)), start=DAY, days=1)
+def test_a_transaction_that_stands_already_is_quarantined_by_a_later_source(both: Settings, tmp_path: Path):
+    bring(both, parquet(tmp_path, records(TX_FRAUD=[0] * 6)), start=DAY, days=1)
     late = records(TRANSACTION_ID=[10, 11, 12, 30, 31, 32])
     # A later source repeats the first day's records: their day is closed, so they come beside a new day's.
-    feed = FileFeed(oltp, [parquet(tmp_path, late, "late.parquet")], start=DAY, days=2)
+    feed = FileFeed(both, [parquet(tmp_path, late, "late.parquet")], start=DAY, days=2)
     refused: list = []
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         tables = feed._charge_rows(conn, 0, 6, refused)
     assert tables["charges"].num_rows == 3
     assert [(r.record, r.rule) for r in refused] == [(f"late.parquet row {i}", "transaction_new") for i in (1, 2, 3)]
 
 
-def test_an_unknown_currency_in_the_column_costs_its_record_and_as_option_the_file(oltp: Settings, tmp_path: Path):
+def test_an_unknown_currency_in_the_column_costs_its_record_and_as_option_the_file(both: Settings, tmp_path: Path):
     with pytest.raises(FileError, match=r"some\.parquet: currency 'zzz' is unknown: name one of"):
-        FileFeed(oltp, [parquet(tmp_path, records())], currency="zzz")
+        FileFeed(both, [parquet(tmp_path, records())], currency="zzz")
     frame = records(CURRENCY=["eur", "usd", "zzz", "JPY", None, "kwd"], TX_AMOUNT=[1.0, 2.5, 3.0, 400.0, 5.0, 1.25])
-    bring(oltp, parquet(tmp_path, frame))
-    assert [(r[0], r[1]) for r in quarantined(oltp)] == [("some.parquet row 3", "currency_known")]
-    assert rows(oltp, "select amount, currency from oltp.charges order by created") == [
+    bring(both, parquet(tmp_path, frame))
+    assert [(r[0], r[1]) for r in quarantined(both)] == [("some.parquet row 3", "currency_known")]
+    assert rows(both, "select amount, currency from oltp.charges order by created") == [
         (100, "eur"), (250, "usd"), (400, "jpy"), (500, "eur"), (1250, "kwd")]
-    assert {r[0] for r in rows(oltp, "select from_currency from oltp.exchange_rates")} == {"usd", "jpy", "kwd"}
+    assert {r[0] for r in rows(both, "select from_currency from oltp.exchange_rates")} == {"usd", "jpy", "kwd"}
 
 
-def test_the_currency_option_decides_the_minor_unit(oltp: Settings, tmp_path: Path):
-    bring(oltp, parquet(tmp_path, records(TX_AMOUNT=[57.0, 0.0, 1.5, 2.0, 3.0, 4.0])), currency="jpy")
-    assert [(r[0], r[1]) for r in quarantined(oltp)] == [("some.parquet row 3", "amount_decimals")]
-    assert rows(oltp, "select sum(amount), min(currency) from oltp.charges") == [(66, "jpy")]
+def test_the_currency_option_decides_the_minor_unit(both: Settings, tmp_path: Path):
+    bring(both, parquet(tmp_path, records(TX_AMOUNT=[57.0, 0.0, 1.5, 2.0, 3.0, 4.0])), currency="jpy")
+    assert [(r[0], r[1]) for r in quarantined(both)] == [("some.parquet row 3", "amount_decimals")]
+    assert rows(both, "select sum(amount), min(currency) from oltp.charges") == [(66, "jpy")]
 
 
-def test_a_missing_column_an_empty_file_and_what_is_no_file_are_refused_in_one_sentence(oltp: Settings, tmp_path: Path):
+def test_a_missing_column_an_empty_file_and_what_is_no_file_are_refused_in_one_sentence(both: Settings, tmp_path: Path):
     cases = {
         r"lacks\.parquet lacks column TX_AMOUNT: it needs": parquet(
             tmp_path, records().drop(columns="TX_AMOUNT"), "lacks.parquet"),
@@ -242,39 +242,39 @@ def test_a_missing_column_an_empty_file_and_what_is_no_file_are_refused_in_one_s
     (tmp_path / "text.parquet").write_text("no parquet at all\n")
     for message, file in cases.items():
         with pytest.raises(FileError, match=message) as refused:
-            bring(oltp, file)
+            bring(both, file)
         assert "\n" not in str(refused.value)
-    assert rows(oltp, "select count(*) from ops.day_ledger") == [(0,)]
+    assert rows(both, "select count(*) from ops.day_ledger") == [(0,)]
 
 
-def test_a_file_of_bad_records_only_is_refused_and_names_the_first(oltp: Settings, tmp_path: Path):
+def test_a_file_of_bad_records_only_is_refused_and_names_the_first(both: Settings, tmp_path: Path):
     with pytest.raises(FileError, match=r"no record of some\.parquet can be used; the first: some\.parquet row 1"):
-        bring(oltp, parquet(tmp_path, records(TX_AMOUNT=[-1.0] * 6)))
+        bring(both, parquet(tmp_path, records(TX_AMOUNT=[-1.0] * 6)))
 
 
-def test_a_csv_line_with_too_many_fields_costs_its_record_only(oltp: Settings, tmp_path: Path):
+def test_a_csv_line_with_too_many_fields_costs_its_record_only(both: Settings, tmp_path: Path):
     file = csv(tmp_path, records())
     lines = file.read_text().splitlines()
     lines[2] += ",surplus"
     file.write_text("\n".join(lines) + "\n")
-    bring(oltp, file)
-    assert [(r[0], r[1]) for r in quarantined(oltp)] == [("some.csv row 2", "record_complete")]
-    assert rows(oltp, "select count(*) from oltp.charges") == [(5,)]
+    bring(both, file)
+    assert [(r[0], r[1]) for r in quarantined(both)] == [("some.csv row 2", "record_complete")]
+    assert rows(both, "select count(*) from oltp.charges") == [(5,)]
 
 
-def test_a_file_is_remembered_as_the_folders_feed(oltp: Settings, tmp_path: Path):
+def test_a_file_is_remembered_as_the_folders_feed(both: Settings, tmp_path: Path):
     file = parquet(tmp_path, records())
-    calendar = FeedSpec.file([file]).remember(oltp)
+    calendar = FeedSpec.file([file]).remember(both)
     assert (calendar.first, calendar.days, calendar.tail) == (DAY, 2, 7)
-    feed = current_feed(oltp)
+    feed = current_feed(both)
     assert feed.name == "file"
     assert feed.bring(DAY).rows["charges"] == 3
 
 
-def test_the_same_file_gives_the_same_rows_in_every_clean_run(oltp: Settings, tmp_path: Path):
+def test_the_same_file_gives_the_same_rows_in_every_clean_run(both: Settings, tmp_path: Path):
     file = parquet(tmp_path, records())
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
-        one, other = (FileFeed(oltp, [file])._rows(conn, DAY).tables for _ in range(2))
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
+        one, other = (FileFeed(both, [file])._rows(conn, DAY).tables for _ in range(2))
     assert one.keys() == other.keys()
     assert all(one[name].equals(other[name]) for name in one)
 
@@ -343,14 +343,14 @@ def test_an_unclosed_quote_in_the_header_is_refused(tmp_path: Path):
         read_transactions([lines(tmp_path, (0, header))])
 
 
-def test_a_record_of_the_future_is_quarantined_and_does_not_stretch_the_calendar(oltp: Settings, tmp_path: Path):
+def test_a_record_of_the_future_is_quarantined_and_does_not_stretch_the_calendar(both: Settings, tmp_path: Path):
     stamps = records()["TX_DATETIME"].copy()
     stamps[5] = pd.Timestamp("2150-01-01")
-    loads = bring(oltp, parquet(tmp_path, records(TX_DATETIME=stamps)))
+    loads = bring(both, parquet(tmp_path, records(TX_DATETIME=stamps)))
     assert [load.day for load in loads] == [DAY + dt.timedelta(days=i) for i in range(2 + 7)]
-    assert quarantined(oltp) == [("some.parquet row 6", "time_not_in_the_future",
+    assert quarantined(both) == [("some.parquet row 6", "time_not_in_the_future",
         "some.parquet row 6: the time lies more than a day in the future (rule time_not_in_the_future)")]  # fmt: skip
-    assert rows(oltp, "select count(*) from oltp.charges") == [(5,)]
+    assert rows(both, "select count(*) from oltp.charges") == [(5,)]
 
 
 def test_an_instant_within_a_day_from_now_is_no_future(tmp_path: Path):
@@ -360,33 +360,33 @@ def test_an_instant_within_a_day_from_now_is_no_future(tmp_path: Path):
         4, [(f"some.parquet row {n}", "time_not_in_the_future") for n in (5, 6)])
 
 
-def test_bad_records_outside_the_computed_window_come_with_its_first_day(oltp: Settings, tmp_path: Path):
+def test_bad_records_outside_the_computed_window_come_with_its_first_day(both: Settings, tmp_path: Path):
     stamps = records()["TX_DATETIME"].copy()
     stamps[0], stamps[5] = pd.Timestamp("2018-05-01"), pd.Timestamp("2018-09-01")
     file = parquet(tmp_path, records(TX_DATETIME=stamps, TX_AMOUNT=[-1.0, 2.0, 3.0, 4.0, 5.0, -6.0]))
-    assert sum(load.quarantined for load in bring(oltp, file)) == 2
-    assert [record for record, _, _ in quarantined(oltp)] == ["some.parquet row 1", "some.parquet row 6"]
+    assert sum(load.quarantined for load in bring(both, file)) == 2
+    assert [record for record, _, _ in quarantined(both)] == ["some.parquet row 1", "some.parquet row 6"]
 
 
-def test_a_computed_window_of_more_than_ten_years_is_refused(oltp: Settings, tmp_path: Path):
+def test_a_computed_window_of_more_than_ten_years_is_refused(both: Settings, tmp_path: Path):
     stamps = records()["TX_DATETIME"].copy()
     stamps[0] = pd.Timestamp("1999-01-01")
     file = parquet(tmp_path, records(TX_DATETIME=stamps))
     with pytest.raises(FileError, match="spans 7,103 days from 1999-01-01, more than 3,660: give --start and --days"):
-        FeedSpec.file([file]).remember(oltp)
-    assert not (oltp.home / "feed.json").exists()
-    assert FileFeed(oltp, [file], start=DAY, days=2).calendar().days == 2
+        FeedSpec.file([file]).remember(both)
+    assert not (both.home / "feed.json").exists()
+    assert FileFeed(both, [file], start=DAY, days=2).calendar().days == 2
 
 
 @pytest.mark.parametrize(("start", "days"), [("2019-01-01", None), ("2019-01-01", 3), ("2018-06-13", None)])
 def test_a_window_without_transactions_is_refused_before_it_is_remembered(
-    oltp: Settings, tmp_path: Path, start: str, days: int | None
+    both: Settings, tmp_path: Path, start: str, days: int | None
 ):
     spec = FeedSpec.file([parquet(tmp_path, records())], start=dt.date.fromisoformat(start), days=days)
     with pytest.raises(FileError, match=rf"some\.parquet has no transaction in the .*days from {start}: move --start"):
-        spec.remember(oltp)
-    assert not (oltp.home / "feed.json").exists()
-    assert not (oltp.home / "calendar.env").exists()
+        spec.remember(both)
+    assert not (both.home / "feed.json").exists()
+    assert not (both.home / "calendar.env").exists()
 
 
 @pytest.mark.parametrize("column", ["TRANSACTION_ID", "CUSTOMER_ID", "TERMINAL_ID"])
@@ -407,7 +407,7 @@ def damaged(folder: Path) -> Path:
     return file
 
 
-def test_files_in_another_encoding_damaged_or_of_odd_types_are_refused_in_one_sentence(oltp: Settings, tmp_path: Path):
+def test_files_in_another_encoding_damaged_or_of_odd_types_are_refused_in_one_sentence(both: Settings, tmp_path: Path):
     csv(tmp_path, records(), "utf16.csv").write_bytes((tmp_path / "utf16.csv").read_text().encode("utf-16"))
     (tmp_path / "utf16le.csv").write_bytes((tmp_path / "utf16.csv").read_bytes()[2:])
     latin = csv(tmp_path, records(NOTE=["", "", "caf\xe9", "", "", ""]), "latin.csv")
@@ -433,9 +433,9 @@ def test_files_in_another_encoding_damaged_or_of_odd_types_are_refused_in_one_se
         tmp_path, records(TX_AMOUNT=[DAY] * 6), "date.parquet")
     for message, file in cases.items():
         with pytest.raises(FileError, match=message) as refused:
-            bring(oltp, file)
+            bring(both, file)
         assert "\n" not in str(refused.value)
-    assert rows(oltp, "select count(*) from ops.day_ledger") == [(0,)]
+    assert rows(both, "select count(*) from ops.day_ledger") == [(0,)]
 
 
 def test_columns_as_other_writers_make_them_are_read_by_their_values(tmp_path: Path):
@@ -452,18 +452,18 @@ def test_columns_as_other_writers_make_them_are_read_by_their_values(tmp_path: P
     assert reasons(parquet(tmp_path, number))[0] == 0, "a number is no date, beside a null neither"
 
 
-def test_the_currency_option_in_upper_case_is_the_same_source(oltp: Settings, tmp_path: Path):
+def test_the_currency_option_in_upper_case_is_the_same_source(both: Settings, tmp_path: Path):
     file = parquet(tmp_path, records())
-    upper, lower = (FileFeed(oltp, [file], currency=currency) for currency in ("USD", "usd"))
+    upper, lower = (FileFeed(both, [file], currency=currency) for currency in ("USD", "usd"))
     assert upper.digest == lower.digest
     upper.bring(DAY)
     assert lower.bring(DAY).skipped
-    assert rows(oltp, "select distinct currency from oltp.charges") == [("usd",)]
+    assert rows(both, "select distinct currency from oltp.charges") == [("usd",)]
 
 
-def test_a_transaction_keeps_its_ids_whatever_else_its_file_holds(oltp: Settings, tmp_path: Path):
+def test_a_transaction_keeps_its_ids_whatever_else_its_file_holds(both: Settings, tmp_path: Path):
     def ids(file: Path) -> list[str]:
-        return FileFeed(oltp, [file])._ids[1].to_pylist()
+        return FileFeed(both, [file])._ids[1].to_pylist()
 
     expected = ids(parquet(tmp_path, records()))
     floats = records(TRANSACTION_ID=[10.0, 11.0, 12.0, 13.0, 14.0, 15.5])
@@ -483,12 +483,12 @@ def test_large_whole_numbers_stay_apart_beside_a_null(tmp_path: Path):
 
 
 def test_terminals_are_labelled_in_the_order_of_first_use_and_no_number_of_the_file_stands_in_clear(
-    oltp: Settings, tmp_path: Path
+    both: Settings, tmp_path: Path
 ):
     card = "4242424242424242"
-    bring(oltp, csv(tmp_path, records(TERMINAL_ID=["T9", card, "T9", "T1", card, "T5"])))
-    labels = rows(oltp, "select t.label from oltp.terminals t join oltp.charges c on c.terminal_id = t.id"
+    bring(both, csv(tmp_path, records(TERMINAL_ID=["T9", card, "T9", "T1", card, "T5"])))
+    labels = rows(both, "select t.label from oltp.terminals t join oltp.charges c on c.terminal_id = t.id"
                         " group by t.id, t.label order by min(c.created)")  # fmt: skip
     assert labels == [(f"Terminal {n}",) for n in (1, 2, 3, 4)]
     for table in ("accounts", "terminals", "customers", "payment_methods", "payment_intents", "charges"):
-        assert rows(oltp, f"select count(*) from oltp.{table} t where t::text like '%{card}%'") == [(0,)]
+        assert rows(both, f"select count(*) from oltp.{table} t where t::text like '%{card}%'") == [(0,)]

@@ -17,9 +17,10 @@ from stripe_platform.settings import Settings
 @pytest.fixture
 def shop(oltp: Settings) -> Iterator[Shop]:
     ring = open_keyring(oltp)
+    with psycopg.connect(oltp.need("oltp_owner_dsn"), autocommit=True) as owner:
+        seed_reference(owner)
+        account = write.create_account(owner, name="Shop", country="FR", currency="eur", mcc="5411")
     with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
-        seed_reference(conn)
-        account = write.create_account(conn, name="Shop", country="FR", currency="eur", mcc="5411")
         customer = write.create_customer(
             conn, ring, name="Ada Example", email="ada@mail.example", country="FR", currency="eur")
         method = write.create_payment_method(

@@ -75,16 +75,16 @@ class World:
     merchants: tuple[Merchant, ...]
 
 
-def make_world(conn: psycopg.Connection, dsn: str, ring: Keyring) -> World:
-    """Reference rows, rates, and a merchant for each currency."""
-    seed_reference(conn)
+def make_world(conn: psycopg.Connection, owner: psycopg.Connection, dsn: str, ring: Keyring) -> World:
+    """Reference rows, rates, and a merchant for each currency; what is a copy is written by the owner."""
+    seed_reference(owner)
     conn.execute("update oltp.fee_policies set days_to_available = 0 where currency = any(%s)", [list(AT_ONCE)])
     for currency, rate in RATES.items():
-        conn.execute("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
-                     " ('2026-01-01', %s, 'eur', %s::numeric)", [currency, rate])
+        owner.execute("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
+                      " ('2026-01-01', %s, 'eur', %s::numeric)", [currency, rate])
     merchants = []
     for currency in CURRENCIES:
-        account = write.create_account(conn, name="Shop", country="FR", currency=currency, mcc="5411")
+        account = write.create_account(owner, name="Shop", country="FR", currency=currency, mcc="5411")
         customer = write.create_customer(conn, ring, name="Ada", email="a@mail.example", country="FR",
                                          currency=currency)
         method = write.create_payment_method(conn, customer_id=customer, brand="visa", last4="4242", exp_month=1,

@@ -13,9 +13,9 @@ NOW = dt.datetime.now(dt.UTC)
 
 
 def rates(shop: Shop) -> None:
-    shop.conn.execute("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
-                      " ('2026-01-01', 'huf', 'eur', 0.0025), ('2026-01-01', 'jpy', 'eur', 0.0061),"
-                      " ('2026-01-01', 'kwd', 'eur', 2.95), ('2026-01-01', 'eur', 'eur', 1)")
+    shop.copy("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
+              " ('2026-01-01', 'huf', 'eur', 0.0025), ('2026-01-01', 'jpy', 'eur', 0.0061),"
+              " ('2026-01-01', 'kwd', 'eur', 2.95), ('2026-01-01', 'eur', 'eur', 1)")
 
 
 def one(shop: Shop, query: str):

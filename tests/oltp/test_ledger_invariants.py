@@ -43,7 +43,7 @@ def database(servers: Any, template: str) -> Iterator[Books]:
         try:
             with (psycopg.connect(dsn, autocommit=True) as app,
                   psycopg.connect(servers.superuser("oltp", name), autocommit=True) as superuser):
-                yield make_world(app, dsn, open_keyring(load_settings())), app, superuser
+                yield make_world(app, superuser, dsn, open_keyring(load_settings())), app, superuser
         finally:
             conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 

@@ -26,8 +26,8 @@ def materialize(first: str, last: str) -> dict[str, dict]:
     }  # fmt: skip
 
 
-def test_a_range_of_days_is_one_run_that_says_its_rows_by_day_and_a_repeat_skips_them(oltp: Settings):
-    FeedSpec.simulated(days=2, per_day=100, dispute_lag_days=2).remember(oltp)
+def test_a_range_of_days_is_one_run_that_says_its_rows_by_day_and_a_repeat_skips_them(both: Settings):
+    FeedSpec.simulated(days=2, per_day=100, dispute_lag_days=2).remember(both)
     said = materialize("2026-06-01", "2026-06-03")
     assert set(said) == {t.name for t in OLTP_TABLES} - {"fraud_assessments"}
     by_day = said["charges"]["rows_by_day"]

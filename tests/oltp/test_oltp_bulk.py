@@ -14,7 +14,7 @@ import dagster as dg
 import psycopg
 import pyarrow as pa
 import pytest
-from oltp_shop import Shop
+from oltp_shop import Shop, copied
 
 from stripe_platform.keyring import open_keyring
 from stripe_platform.oltp.assessments import Assessment, write_assessments
@@ -35,7 +35,8 @@ CALENDAR = [DAY + dt.timedelta(days=i) for i in range(SMALL.days)]
 def load(settings: Settings, days: list[dt.date]) -> list:
     made = Days(SMALL, frozenset(CALENDAR))
     with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
-        return [load_day(conn, open_keyring(settings), "small", d, lambda d=d: made.rows(d)) for d in days]
+        return [load_day(conn, open_keyring(settings), "small", d, lambda d=d: made.rows(d), reference=copied(settings))
+                for d in days]
 
 
 def content(settings: Settings) -> dict[str, list]:
@@ -89,7 +90,7 @@ def test_a_day_with_a_row_that_breaks_a_rule_is_refused_whole(shop: Shop, table:
         "created": [dt.datetime(2026, 6, 1, tzinfo=dt.UTC)], **row,
     })  # fmt: skip
     with pytest.raises(LoadError, match=message) as refused:
-        load_day(shop.conn, shop.ring, "bad", DAY, lambda: DayRows({table: rows}))
+        load_day(shop.conn, shop.ring, "bad", DAY, lambda: DayRows({table: rows}), reference=copied(shop.settings))
     assert "1001" not in str(refused.value)
     assert last_closed_day(shop.conn) is None
     assert shop.conn.execute("select count(*) from ops.load_day").fetchone() == (0,)
@@ -105,7 +106,8 @@ def test_what_the_database_cannot_read_is_refused_by_table_day_and_code_without_
     rows = pa.table({"id": ["tmr_1"], "account_id": [shop.account], "label": [label], "device_type": ["pos"],
                      "country": ["FR"], "latitude": ["1"], "longitude": ["1"], "created": [created]})  # fmt: skip
     with pytest.raises(LoadError, match=rf"rows of oltp\.terminals for {DAY} were refused \({message}\)") as refused:
-        load_day(shop.conn, shop.ring, "bad", DAY, lambda: DayRows({"terminals": rows}))
+        load_day(shop.conn, shop.ring, "bad", DAY, lambda: DayRows({"terminals": rows}),
+                 reference=copied(shop.settings))
     assert "4242" not in str(refused.value)
     assert shop.conn.execute("select count(*) from ops.load_day").fetchone() == (0,)
 
@@ -138,8 +140,8 @@ def test_days_close_once_and_in_order(oltp: Settings):
 
 def test_quarantined_records_keep_their_payload_as_ciphertext_and_are_kept_once(shop: Shop):
     bad = [BadRecord("f.csv row 2", "amount_is_finite", "f.csv row 2: the amount is infinite", b"inf,4242")]
-    load_day(shop.conn, shop.ring, "src", DAY, lambda: DayRows({}, bad))
-    load_day(shop.conn, shop.ring, "src", DAY, lambda: DayRows({}, bad))
+    load_day(shop.conn, shop.ring, "src", DAY, lambda: DayRows({}, bad), reference=copied(shop.settings))
+    load_day(shop.conn, shop.ring, "src", DAY, lambda: DayRows({}, bad), reference=copied(shop.settings))
     rows = shop.conn.execute("select id, record, rule, payload_ciphertext from ops.quarantine").fetchall()
     assert [(r[1], r[2]) for r in rows] == [("f.csv row 2", "amount_is_finite")]
     place = ("ops.quarantine", "payload_ciphertext", rows[0][0], "source:src")
@@ -149,7 +151,7 @@ def test_quarantined_records_keep_their_payload_as_ciphertext_and_are_kept_once(
 
 
 def test_scores_close_the_next_day_and_repeating_them_changes_nothing(shop: Shop):
-    load_day(shop.conn, shop.ring, "src", DAY, lambda: DayRows({}))
+    load_day(shop.conn, shop.ring, "src", DAY, lambda: DayRows({}), reference=copied(shop.settings))
     at = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
     scores = [Assessment(shop.pay().charge_id, "v1", 0.25, "allow", at) for _ in range(3)]
     first = write_assessments(shop.conn, scores)
@@ -165,10 +167,12 @@ def test_scores_close_the_next_day_and_repeating_them_changes_nothing(shop: Shop
 
 def test_production_closes_the_days_that_are_over_and_counts_them(oltp: Settings):
     loads = load(oltp, CALENDAR[:1])
-    feed = ObservedFeed(oltp)
+    asked: list[str] = []
+    feed = ObservedFeed(oltp, lambda: asked.append("copies"))
     observed = feed.bring(CALENDAR[0])
     assert observed.rows["charges"] == loads[0].rows["charges"]
     assert observed.observed_lsn
+    assert asked == ["copies"], "what other databases feed is brought up before a day is closed"
     feed.bring(CALENDAR[3])  # three nights were missed
     with psycopg.connect(oltp.need("oltp_dsn")) as conn:
         closed = [row[0] for row in conn.execute("select day from ops.day_ledger order by day")]
@@ -181,7 +185,7 @@ def test_production_leaves_the_running_day_open(oltp: Settings):
     load(oltp, CALENDAR[:1])
     today = dt.datetime.now(dt.UTC).date()
     with pytest.raises(LookupError, match="not closed yet"):
-        ObservedFeed(oltp).bring(today)
+        ObservedFeed(oltp, lambda: None).bring(today)
     with psycopg.connect(oltp.need("oltp_dsn")) as conn:
         assert last_closed_day(conn) == today - dt.timedelta(days=1)
 

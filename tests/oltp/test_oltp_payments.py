@@ -193,8 +193,8 @@ def test_a_disputed_charge_is_not_refunded_meanwhile(shop: Shop):
 
 
 def test_an_exchanged_payment_meets_in_clearing_and_a_trade_clears_it(shop: Shop):
-    shop.conn.execute("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
-                      " ('2026-01-01', 'usd', 'eur', 0.92335)")
+    shop.copy("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
+              " ('2026-01-01', 'usd', 'eur', 0.92335)")
     payments = [shop.pay(amount, "usd", settlement_currency="eur") for amount in (1000, 333, 77)]
     converted = [923, 307, 71]
     assert [one(shop, "select amount from oltp.balance_transactions where source_id = %s", p.charge_id)

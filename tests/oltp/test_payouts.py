@@ -47,9 +47,9 @@ def pay_out(shop: Shop, currency: str = "eur", **more: object) -> payouts.Payout
 
 
 def rates(shop: Shop) -> None:
-    shop.conn.execute("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
-                      " ('2026-01-01', 'usd', 'eur', 0.92), ('2026-01-01', 'huf', 'eur', 0.0025),"
-                      " ('2026-01-01', 'eur', 'eur', 1)")
+    shop.copy("insert into oltp.exchange_rates (day, from_currency, to_currency, rate) values"
+              " ('2026-01-01', 'usd', 'eur', 0.92), ('2026-01-01', 'huf', 'eur', 0.0025),"
+              " ('2026-01-01', 'eur', 'eur', 1)")
 
 
 def balanced(shop: Shop) -> bool:

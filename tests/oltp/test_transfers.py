@@ -60,7 +60,8 @@ def pair(shop: Shop) -> Pair:
     shop.conn.execute("update oltp.fee_policies set days_to_available = 0")
     shop.pay(100_000)
     shop.conn.execute("update oltp.fee_policies set days_to_available = 2")
-    other = write.create_account(shop.conn, name="Seller", country="FR", currency="eur", mcc="5411")
+    with psycopg.connect(shop.settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+        other = write.create_account(owner, name="Seller", country="FR", currency="eur", mcc="5411")
     return Pair(shop, other)
 
 

@@ -63,27 +63,27 @@ def test_a_day_alone_never_waits():
 
 
 @pytest.mark.servers
-def test_days_loaded_side_by_side_leave_what_days_loaded_one_by_one_leave(oltp: Settings):
+def test_days_loaded_side_by_side_leave_what_days_loaded_one_by_one_leave(both: Settings):
     options = Options(first_day=DAYS[0], days=3, per_day=200, dispute_lag_days=2)
-    loads = bring(SimulatedFeed(oltp, options), list(SimulatedFeed(oltp, options).calendar()))
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    loads = bring(SimulatedFeed(both, options), list(SimulatedFeed(both, options).calendar()))
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         order = conn.execute("select day from ops.day_ledger order by xmin::text::bigint").fetchall()
         standing = conn.execute("select count(*), sum(amount) from oltp.charges").fetchone()
     assert [day for (day,) in order] == sorted(load.day for load in loads)
-    alone = SimulatedFeed(oltp, options)
+    alone = SimulatedFeed(both, options)
     again = [alone.bring(load.day) for load in loads]
     assert all(load.skipped for load in again)
     assert charges_of(again) == standing[0] == charges_of(loads)
 
 
 @pytest.mark.servers
-def test_two_loaders_of_the_same_days_bring_them_once(oltp: Settings):
+def test_two_loaders_of_the_same_days_bring_them_once(both: Settings):
     options = Options(first_day=DAYS[0], days=2, per_day=100, dispute_lag_days=1)
-    days = list(SimulatedFeed(oltp, options).calendar())
+    days = list(SimulatedFeed(both, options).calendar())
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(bring, SimulatedFeed(oltp, options), days) for _ in range(2)]
-        loads = [task.result(60) for task in both]
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+        tasks = [pool.submit(bring, SimulatedFeed(both, options), days) for _ in range(2)]
+        loads = [task.result(60) for task in tasks]
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         charges = conn.execute("select count(*) from oltp.charges").fetchone()[0]
         closed = conn.execute("select count(*) from ops.day_ledger").fetchone()[0]
     assert charges == charges_of(loads[0]) == charges_of(loads[1])

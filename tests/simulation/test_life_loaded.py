@@ -29,12 +29,12 @@ def judged(settings: Settings) -> None:
         assert {v.outcome for v in found} == {"passed"}, (check.name, found)
 
 
-def test_a_simulated_life_keeps_the_books(oltp: Settings):
-    feed = SimulatedFeed(oltp, OPTIONS)
+def test_a_simulated_life_keeps_the_books(both: Settings):
+    feed = SimulatedFeed(both, OPTIONS)
     loads = bring(feed, calendar(OPTIONS))
     assert not any(load.skipped for load in loads)
-    judged(oltp)
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    judged(both)
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         one = lambda query: conn.execute(query).fetchall()  # noqa: E731
         assert one("select count(*) from oltp.payouts p where p.automatic and p.amount <> (select sum(b.net)"
                    " from oltp.payout_balance_transactions x join oltp.balance_transactions b"
@@ -75,6 +75,6 @@ def test_a_simulated_life_keeps_the_books(oltp: Settings):
         told = {(day, names[kind], currency): amount
                 for (kind, currency), amount in settlements(feed.days, day).items()}
         assert told == {key: amount for key, amount in booked.items() if key[0] == day and key[1] != "payout_paid"}
-    again = [SimulatedFeed(oltp, OPTIONS).bring(day) for day in calendar(OPTIONS)[:2]]
+    again = [SimulatedFeed(both, OPTIONS).bring(day) for day in calendar(OPTIONS)[:2]]
     assert all(load.skipped for load in again)
     assert dt.date(2026, 6, 21) == last

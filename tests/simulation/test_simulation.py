@@ -148,84 +148,84 @@ def test_the_tail_brings_what_falls_due_and_rates_only():
         assert brought <= {"disputes", "early_fraud_warnings", "exchange_rates", "payouts", "payment_intent_details"}
 
 
-def test_the_feed_brings_its_days_and_a_repeated_run_changes_nothing(oltp: Settings):
-    feed = SimulatedFeed(oltp, SMALL)
+def test_the_feed_brings_its_days_and_a_repeated_run_changes_nothing(both: Settings):
+    feed = SimulatedFeed(both, SMALL)
     loads = [feed.bring(day) for day in feed.calendar()]
     assert sum(load.rows.get("charges", 0) for load in loads) > 2000
     assert not any(load.skipped for load in loads)
-    landed = sorted(p.name for p in (oltp.landing / "sessions").iterdir())
+    landed = sorted(p.name for p in (both.landing / "sessions").iterdir())
     assert landed == [f"{d}.jsonl" for d in sorted(calendar(SMALL))]
-    again = [SimulatedFeed(oltp, SMALL).bring(day) for day in feed.calendar()]
+    again = [SimulatedFeed(both, SMALL).bring(day) for day in feed.calendar()]
     assert all(load.skipped for load in again)
     assert [load.rows.get("charges", 0) for load in loads] == [load.rows["charges"] for load in again]
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         assert last_closed_day(conn) == every_day()[-1]
 
 
-def test_no_clear_name_or_mail_of_a_simulated_payer_stands_in_the_database(oltp: Settings):
-    feed = SimulatedFeed(oltp, SMALL)
+def test_no_clear_name_or_mail_of_a_simulated_payer_stands_in_the_database(both: Settings):
+    feed = SimulatedFeed(both, SMALL)
     feed.bring(FIRST)
     clear = feed.days.world.rows()["customers"]
     texts = clear["email"].to_pylist() + clear["name"].to_pylist()
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         held = "\n".join(row[0] for row in conn.execute("select c::text from oltp.customers c"))
         row = conn.execute("select id, name_ciphertext, email_ciphertext from oltp.customers order by id").fetchone()
         assert row is not None
         for column, sealed, value in zip(SEALED["customers"].values(), row[1:], (clear["name"], clear["email"]),
                                          strict=True):  # fmt: skip
-            opened = open_value(conn, open_keyring(oltp), sealed, "oltp.customers", column, row[0], row[0])
+            opened = open_value(conn, open_keyring(both), sealed, "oltp.customers", column, row[0], row[0])
             assert opened.decode() == value[0].as_py()
     assert not [text for text in texts if text in held or text.encode().hex() in held]
 
 
-def test_a_folder_keeps_its_feed_and_refuses_another(oltp: Settings):
+def test_a_folder_keeps_its_feed_and_refuses_another(both: Settings):
     spec = FeedSpec.simulated(days=2, per_day=100, dispute_lag_days=2)
-    days = spec.remember(oltp)
+    days = spec.remember(both)
     assert (days.first, days.last, days.last_with_tail) == (FIRST, FIRST + dt.timedelta(1), FIRST + dt.timedelta(3))
-    assert spec.remember(oltp) == days
+    assert spec.remember(both) == days
     assert load_settings().first_day == FIRST
-    current_feed(oltp).bring(FIRST)
+    current_feed(both).bring(FIRST)
     with pytest.raises(FeedError, match="already lives on another"):
-        FeedSpec.simulated(days=3).remember(oltp)
-    assert remembered(oltp) == spec
-    assert current_feed(oltp).name == "simulated"
+        FeedSpec.simulated(days=3).remember(both)
+    assert remembered(both) == spec
+    assert current_feed(both).name == "simulated"
 
 
-def test_a_feed_that_never_brought_a_day_binds_nobody(oltp: Settings):
-    FeedSpec.simulated(days=2, per_day=100).remember(oltp)
+def test_a_feed_that_never_brought_a_day_binds_nobody(both: Settings):
+    FeedSpec.simulated(days=2, per_day=100).remember(both)
     other = FeedSpec.simulated(days=1, per_day=100)
-    other.remember(oltp)
-    assert remembered(oltp) == other
+    other.remember(both)
+    assert remembered(both) == other
 
 
-def test_no_calendar_reaches_into_the_future(oltp: Settings):
+def test_no_calendar_reaches_into_the_future(both: Settings):
     today = dt.datetime.now(dt.UTC).date()
     with pytest.raises(FeedError, match="choose an earlier --start or fewer --days"):
-        FeedSpec.simulated(first_day=today - dt.timedelta(days=10), days=5, dispute_lag_days=7).remember(oltp)
-    assert remembered(oltp) is None
-    simulate(oltp, days=1, per_day=100, dispute_lag_days=1)
+        FeedSpec.simulated(first_day=today - dt.timedelta(days=10), days=5, dispute_lag_days=7).remember(both)
+    assert remembered(both) is None
+    simulate(both, days=1, per_day=100, dispute_lag_days=1)
     with pytest.raises(FeedError, match="lies in the future"):
-        simulate(oltp, today + dt.timedelta(days=1))
+        simulate(both, today + dt.timedelta(days=1))
 
 
-def test_simulating_on_brings_the_day_after_the_last_closed_with_charges(oltp: Settings):
+def test_simulating_on_brings_the_day_after_the_last_closed_with_charges(both: Settings):
     options = {"days": 1, "per_day": 100, "dispute_lag_days": 1}
-    assert simulate(oltp, **options).day == FIRST
-    assert simulate(oltp).rows["charges"] > 0
-    third = simulate(oltp)
+    assert simulate(both, **options).day == FIRST
+    assert simulate(both).rows["charges"] > 0
+    third = simulate(both)
     assert (third.day, third.rows["charges"] > 0) == (FIRST + dt.timedelta(days=2), True)
     with pytest.raises(FeedError, match="already lives on another"):
-        simulate(oltp, seed=1)
-    assert simulate(oltp, per_day=100).day == FIRST + dt.timedelta(days=3)
+        simulate(both, seed=1)
+    assert simulate(both, per_day=100).day == FIRST + dt.timedelta(days=3)
     with pytest.raises(FeedError, match="lies before"):
-        simulate(oltp, FIRST - dt.timedelta(days=1))
+        simulate(both, FIRST - dt.timedelta(days=1))
 
 
-def test_a_day_of_others_is_observed_and_an_open_one_refused(oltp: Settings):
-    feed = SimulatedFeed(oltp, SMALL)
+def test_a_day_of_others_is_observed_and_an_open_one_refused(both: Settings):
+    feed = SimulatedFeed(both, SMALL)
     beyond = feed.calendar().last_with_tail + dt.timedelta(days=1)
     with pytest.raises(LookupError, match="not closed yet"):
         feed.bring(beyond)
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(both.need("oltp_dsn")) as conn:
         conn.execute("insert into ops.day_ledger values ('oltp', %s)", [beyond])
     assert feed.bring(beyond).skipped

@@ -1,0 +1,77 @@
+"""The checks of the reference's copies pass when they follow it, and fail when somebody else wrote or a batch waits."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from asset_checks.judge import WHOLE, Check, Verdict, judge
+from asset_checks.stores import Stores
+from asset_checks.suites.reference import CHECKS
+from stripe_platform.cdc.capture import capture
+from stripe_platform.reference import write
+from stripe_platform.reference.database import REFERENCE, connect
+from stripe_platform.reference.sync import prepare, sync
+from stripe_platform.settings import Settings
+
+pytestmark = pytest.mark.servers
+NAMED = {check.asset.to_user_string(): check for check in CHECKS}
+
+
+@pytest.fixture
+def copied(both: Settings) -> Settings:
+    """A merchant with a product, a rate, and the seeds, on both sides."""
+    prepare(both)
+    with connect(both) as conn:
+        shop = write.register_merchant(conn, name="Shop", country="FR", currency="eur", mcc="5411")
+        write.put_product(conn, id="prod_1", merchant_id=shop, name="Cup")
+        write.put_rates(conn, [{"day": "2026-06-01", "from_currency": "usd", "to_currency": "eur", "rate": "0.9"}])
+    sync(both)
+    return both
+
+
+def verdict(check: Check) -> Verdict:
+    (found,) = judge(check, Stores.of_settings(), [WHOLE])
+    return found
+
+
+def test_copies_that_follow_pass(copied: Settings):
+    assert {name: verdict(check).outcome for name, check in NAMED.items()} == dict.fromkeys(NAMED, "passed")
+
+
+@pytest.mark.parametrize(("table", "statement", "reason"), [
+    ("currencies", "update oltp.currencies set name = 'Euro!' where code = 'eur'", "no_other_contents"),
+    ("countries", "delete from oltp.countries where code = 'UG'", "rows_scanned_equals_source_rows"),
+    ("exchange_rates", "update oltp.exchange_rates set rate = rate + 0.0000000001", "no_other_contents"),
+    ("accounts", "insert into oltp.accounts (id, token) values ('acct_other', 'tok_other')",
+     "rows_scanned_equals_source_rows"),
+    ("products", "update oltp.products set deleted = true", "rows_scanned_equals_source_rows"),
+])
+def test_a_copy_that_somebody_else_wrote_turns_its_check_red(copied: Settings, table: str, statement: str, reason: str):
+    with psycopg.connect(copied.need("oltp_owner_dsn")) as owner:
+        assert owner.execute(statement).rowcount > 0  # type: ignore[call-overload]
+    found = verdict(NAMED[f"oltp/{table}"])
+    assert found.outcome == "failed"
+    assert reason in found.reasons
+
+
+def test_what_the_oltp_owns_of_a_merchant_is_no_difference(copied: Settings):
+    with psycopg.connect(copied.need("oltp_owner_dsn")) as owner:
+        owner.execute("update oltp.accounts set charges_enabled = false, email_ciphertext = '\\x00'")
+    assert verdict(NAMED["oltp/accounts"]).outcome == "passed"
+
+
+def test_a_captured_batch_that_was_not_copied_turns_the_lag_red(copied: Settings):
+    with connect(copied) as conn:
+        write.put_regions(conn, [{"code": "EMEA", "name": "Renamed"}])
+    capture(copied, lake=REFERENCE.lake(copied), source=REFERENCE)
+    found = verdict(NAMED["reference/currencies"])
+    assert (found.outcome, found.reasons) == ("failed", ("no_batches_behind",))
+
+
+def test_a_source_that_moved_on_while_it_was_counted_is_followed(copied: Settings):
+    """Live writers are no difference: the copies are brought up, and counted again."""
+    with connect(copied) as conn:
+        write.put_regions(conn, [{"code": "EMEA", "name": "Renamed"}])
+        write.put_currencies(conn, [{"code": "eur", "name": "Euro, renamed"}])
+    assert verdict(NAMED["oltp/currencies"]).outcome == "passed"
