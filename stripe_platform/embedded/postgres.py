@@ -153,7 +153,7 @@ class Cluster:
             pid = int(pid_file.read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return None
-        # A negative number is a stand-alone backend (pg_rewind recovers with one): no postmaster, an orphan if it lives.
+        # A negative number is a stand-alone backend (pg_rewind recovers with one): no postmaster.
         return processes.works_in(pid, self.data, PROGRAM) if pid > 0 else None
 
     def ready(self) -> bool:
