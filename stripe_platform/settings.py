@@ -37,6 +37,7 @@ class Settings(BaseSettings):
 
     oltp_owner_dsn: SecretStr | None = None  # migrations only
     oltp_dsn: SecretStr | None = None  # write API: DML, no DDL
+    ingest_dsn: SecretStr | None = None  # as above, and merchants and products that come from Stripe
     cdc_dsn: SecretStr | None = None  # REPLICATION: no table rights, yet it may copy the whole cluster (BASE_BACKUP)
     reference_owner_dsn: SecretStr | None = None  # migrations only
     reference_dsn: SecretStr | None = None  # write API of the reference: DML, no DDL

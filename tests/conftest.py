@@ -104,8 +104,8 @@ def oltp(servers: Servers, oltp_template: str, own_home: Path, monkeypatch: pyte
     """A fresh payments database with migrations applied and a slot name of its own; slots are dropped afterwards."""
     name = f"oltp_{secrets.token_hex(6)}"
     _create(servers, "oltp", name, "payments_owner", template=oltp_template,
-            users=("payments_app", "payments_cdc", "reference_copier"))
-    for variable in ("OLTP_OWNER_DSN", "OLTP_DSN", "CDC_DSN", "REFERENCE_COPIER_DSN"):
+            users=("payments_app", "payments_ingest", "payments_cdc", "reference_copier"))
+    for variable in ("OLTP_OWNER_DSN", "OLTP_DSN", "INGEST_DSN", "CDC_DSN", "REFERENCE_COPIER_DSN"):
         monkeypatch.setenv(f"STRIPE_PLATFORM_{variable}", servers.url(f"STRIPE_PLATFORM_{variable}", name))
     monkeypatch.setenv("STRIPE_PLATFORM_CDC_SLOT", f"slot_{name}")
     monkeypatch.setenv("STRIPE_PLATFORM_CDC_PUBLICATION", "stripe_platform")

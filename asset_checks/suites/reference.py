@@ -14,7 +14,7 @@ from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.keys import key
-from stripe_platform.oltp.copies import COPIES, Copy
+from stripe_platform.oltp.copies import COPIES, Copy, the_references
 from stripe_platform.reference.copies import behind, position
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.reference.sync import sync
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 TRIES = 3  # live writers may change the source between the two countings: then the copies are brought up again
 
 _CONTENT = """
-select count(*), coalesce(sum(('x' || left(md5(row({columns})::text), 15))::bit(60)::bigint::numeric), 0)
-from {table}{living}
+select count(*) filter (where {living}),
+    coalesce(sum(('x' || left(md5(row({columns})::text), 15))::bit(60)::bigint::numeric) filter (where {living}), 0)
+from {table} t{owned}
 """
 
 
 def _content(connection: psycopg.Connection, schema: str, table: str, columns: Sequence[str],
-             each: Copy) -> tuple[int, int]:
-    """Rows that are not retired, and the sum of their hashes."""
+             each: Copy, owned: sql.Composable) -> tuple[int, int]:
+    """Rows that are not retired and the reference's, and the sum of their hashes."""
     connection.execute("set timezone = 'UTC'")
     row = connection.execute(sql.SQL(_CONTENT).format(
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)), table=sql.Identifier(schema, table),
-        living=sql.SQL(" where not deleted" if each.retires else ""))).fetchone()
+        owned=owned, living=sql.SQL("not deleted" if each.retires else "true"))).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
 
 
@@ -47,8 +48,8 @@ def _equal(each: Copy, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame
         if attempt:
             sync(load_settings(), lake=stores.lake())
         with stores.reference() as there, stores.oltp() as here:
-            source = _content(there, "reference", each.origin, list(each.columns), each)
-            copied = _content(here, "oltp", each.table, each.names, each)
+            source = _content(there, "reference", each.origin, list(each.columns), each, sql.SQL(""))
+            copied = _content(here, "oltp", each.table, each.names, each, the_references(each.table))
             known = position(here)
         if source == copied:
             break

@@ -53,7 +53,7 @@ def make_app(settings: Settings, *, largest: int = LARGEST, wait: float = 10) ->
     """The endpoint as an ASGI application."""
     secrets, ring = secrets_of(settings), open_keyring(settings)
     pool = ConnectionPool(
-        settings.need("oltp_dsn"), min_size=1, max_size=4, open=False, timeout=wait, kwargs={"autocommit": True},
+        settings.need("ingest_dsn"), min_size=1, max_size=4, open=False, timeout=wait, kwargs={"autocommit": True},
         check=ConnectionPool.check_connection)  # fmt: skip
     importer = Importer(ring)
 

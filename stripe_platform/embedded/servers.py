@@ -24,7 +24,7 @@ CLUSTERS = ("oltp", "warehouse")
 DOCUMENTS = "documents"
 ROLES = {
     "oltp": {
-        "payments_owner": "", "payments_app": "", "payments_cdc": "replication",
+        "payments_owner": "", "payments_app": "", "payments_ingest": "", "payments_cdc": "replication",
         "reference_owner": "", "reference_app": "", "reference_copier": "",
     },
     "warehouse": {"warehouse": "", "dagster": ""},
@@ -34,6 +34,7 @@ VARIABLES = {
     "oltp": {
         "STRIPE_PLATFORM_OLTP_OWNER_DSN": ("payments_owner", "oltp"),
         "STRIPE_PLATFORM_OLTP_DSN": ("payments_app", "oltp"),
+        "STRIPE_PLATFORM_INGEST_DSN": ("payments_ingest", "oltp"),
         "STRIPE_PLATFORM_CDC_DSN": ("payments_cdc", "oltp"),
         "STRIPE_PLATFORM_REFERENCE_OWNER_DSN": ("reference_owner", "reference"),
         "STRIPE_PLATFORM_REFERENCE_DSN": ("reference_app", "reference"),

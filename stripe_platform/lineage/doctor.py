@@ -8,7 +8,7 @@ from stripe_platform import keys
 from stripe_platform.lineage import graph
 from stripe_platform.settings import MissingSettingError, Settings
 
-REQUIRED = ("oltp_dsn", "oltp_owner_dsn", "cdc_dsn", "warehouse_dsn", "dagster_dsn", "mongodb_uri",
+REQUIRED = ("oltp_dsn", "oltp_owner_dsn", "ingest_dsn", "cdc_dsn", "warehouse_dsn", "dagster_dsn", "mongodb_uri",
             "reference_dsn", "reference_owner_dsn", "reference_cdc_dsn", "reference_copier_dsn")
 
 

@@ -1,6 +1,8 @@
 """Which columns of the payments database are copies of the reference database, and whose they are in return.
 
-One owner per column: the copier's role alone writes what is named here; the rest of these tables is the app's.
+One owner per row and column: the copier's role alone writes what is named here; the rest of these tables is the app's.
+Merchants and products that Stripe owns come with their events, through the ingest's role; a merchant's own products
+through the payments' functions. Neither ever touches a row of the reference.
 """
 
 from __future__ import annotations
@@ -8,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from psycopg import sql
+
 COPIER = "reference_copier"
+INGEST = "payments_ingest"
+MERCHANTS_OWN = ("name", "active", "tax_code", "unit_label", "url")  # columns of the products they made (trigger)
+STRIPES = {"accounts": "account", "products": "product"}  # tables of which Stripe owns rows too, and their kinds
 
 
 @dataclass(frozen=True)
@@ -49,4 +56,16 @@ COPIES = (
              "name", "category", "type", "active", "tax_code", "unit_label", "shippable", "url",
              "statement_descriptor", "livemode", "deleted", "created")),
 )
+# Rows of copied tables that the reference does not own: those of Stripe, and a merchant's own products.
+OTHERS = """
+exists (select from ingest.versions v where v.object_id = t.id and v.kind in ({kind}, {kind} || ':deleted'))
+or exists (select from oltp.events e where e.object_id = t.id and e.type = 'product.created' and {kind} = 'product')
+"""
 BY_TABLE = {copy.table: copy for copy in COPIES}
+
+
+def the_references(table: str) -> sql.Composed:
+    """` where ...` for rows of `oltp.<table> t` that the reference owns; empty where it owns all."""
+    if table not in STRIPES:
+        return sql.Composed([])
+    return sql.SQL(" where not ({})").format(sql.SQL(OTHERS).format(kind=sql.Literal(STRIPES[table])))

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from stripe_platform.oltp.copies import BY_TABLE, COPIER, COPIES
+from stripe_platform.oltp.copies import BY_TABLE, COPIER, COPIES, INGEST, MERCHANTS_OWN, STRIPES
 from stripe_platform.settings import load_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -64,12 +64,18 @@ def migrate(
 ) -> MigrationReport:
     """Apply what is missing, in one transaction; harmless when repeated.
 
-    `owner_dsn` is the role that owns the tables; `app_role` gets DML only; `publication` (default: the setting
-    `cdc_publication`) holds every table of schema `oltp` and `ops.day_ledger`.
+    `owner_dsn` is the role that owns the tables; `app_role` and the ingest's get DML only; `publication` (default:
+    the setting `cdc_publication`) holds every table of schema `oltp` and `ops.day_ledger`.
     """
     with psycopg.connect(owner_dsn) as conn, conn.transaction():
         report = apply_files(conn, folder)
-        _grant(conn, app_role)
+        for role in (need_role(conn, app_role), need_role(conn, INGEST)):
+            _grant(conn, role)
+        for table in STRIPES:
+            conn.execute(sql.SQL("grant insert, update on {} to {}").format(
+                sql.Identifier("oltp", table), sql.Identifier(INGEST)))
+        conn.execute(sql.SQL("grant execute on function ops.refuse_others_rows(text, text, text[]) to {}").format(
+            sql.Identifier(INGEST)))
         _publish(conn, publication or load_settings().cdc_publication)
         today = dt.datetime.now(dt.UTC).date()
         report.partitions = make_partitions(conn, today, today + dt.timedelta(days=31 * MONTHS_AHEAD))
@@ -122,8 +128,7 @@ def need_role(conn: psycopg.Connection, name: str) -> sql.Identifier:
     return sql.Identifier(name)
 
 
-def _grant(conn: psycopg.Connection, app_role: str) -> None:
-    role = need_role(conn, app_role)
+def _grant(conn: psycopg.Connection, role: sql.Identifier) -> None:
     for statement in (
         "revoke all on schema public from public",
         "revoke all on all tables in schema oltp, ops, vault, ingest from public",
@@ -171,6 +176,7 @@ def _grant_copies(conn: psycopg.Connection, app: sql.Identifier) -> None:
         own = [name for (name,) in conn.execute(
             "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
             " and attname <> all (%s) order by attnum", [f"oltp.{copy.table}", list(copy.names)]).fetchall()]
+        own += [name for name in MERCHANTS_OWN if copy.table == "products"]
         if own:
             conn.execute(sql.SQL("grant update ({}) on {} to {}").format(
                 sql.SQL(", ").join(map(sql.Identifier, own)), table, app))

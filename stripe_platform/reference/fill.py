@@ -8,9 +8,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from stripe_platform.money import exponent
-from stripe_platform.oltp.copies import COPIES
-from stripe_platform.oltp.reference import COUNTRIES, CURRENCIES
+from stripe_platform.oltp import world
+from stripe_platform.oltp.copies import COPIES, the_references
 from stripe_platform.reference import write
 from stripe_platform.settings import Settings
 
@@ -42,8 +41,8 @@ def fill(conn: psycopg.Connection, settings: Settings) -> int:
                 columns = [sql.SQL("{} as {}").format(sql.Identifier(target), sql.Identifier(origin))
                            for origin, target in each.columns.items()]
                 with oltp.cursor(f"fill_{each.table}", row_factory=dict_row) as cursor:
-                    cursor.execute(sql.SQL("select {} from {}").format(
-                        sql.SQL(", ").join(columns), sql.Identifier("oltp", each.table)))
+                    cursor.execute(sql.SQL("select {} from {} t{}").format(
+                        sql.SQL(", ").join(columns), sql.Identifier("oltp", each.table), the_references(each.table)))
                     while rows := cursor.fetchmany(write.ROWS):
                         taken += PUT[each.origin](conn, list(rows))
         conn.execute("insert into ops.filled (source, rows) values (%s, %s)", [_SOURCE, taken])
@@ -51,14 +50,11 @@ def fill(conn: psycopg.Connection, settings: Settings) -> int:
 
 
 def seed(conn: psycopg.Connection) -> int:
-    """The currencies and countries the platform deals in, where they are missing; rows added."""
-    currencies = [{"code": code, "name": name, "stripe_exponent": exponent(code), "iso_exponent": iso,
-                   "payout_multiple": multiple} for code, (name, iso, multiple, _rate) in CURRENCIES.items()]
-    countries = [{"code": code, "name": name, "region": region, "currency": currency}
-                 for code, (name, region, currency) in COUNTRIES.items()]
+    """Every currency and country of the world, where they are missing; rows added."""
     with conn.transaction():
-        return (write.put_regions(conn, _regions(), keep=True) + write.put_currencies(conn, currencies, keep=True)
-                + write.put_countries(conn, countries, keep=True))
+        return (write.put_regions(conn, _regions(), keep=True)
+                + write.put_currencies(conn, world.currencies(), keep=True)
+                + write.put_countries(conn, world.countries(), keep=True))
 
 
 def _regions() -> list[write.Row]:

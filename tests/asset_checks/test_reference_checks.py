@@ -9,6 +9,11 @@ from asset_checks.judge import WHOLE, Check, Verdict, judge
 from asset_checks.stores import Stores
 from asset_checks.suites.reference import CHECKS
 from stripe_platform.cdc.capture import capture
+from stripe_platform.ingest.stripe.arrivals import Delivery
+from stripe_platform.ingest.stripe.importing import import_records
+from stripe_platform.ingest.stripe.reading import Record
+from stripe_platform.keyring import open_keyring
+from stripe_platform.oltp.catalogue import create_product
 from stripe_platform.reference import write
 from stripe_platform.reference.database import REFERENCE, connect
 from stripe_platform.reference.sync import prepare, sync
@@ -58,6 +63,31 @@ def test_a_copy_that_somebody_else_wrote_turns_its_check_red(copied: Settings, t
 def test_what_the_oltp_owns_of_a_merchant_is_no_difference(copied: Settings):
     with psycopg.connect(copied.need("oltp_owner_dsn")) as owner:
         owner.execute("update oltp.accounts set charges_enabled = false, email_ciphertext = '\\x00'")
+    assert verdict(NAMED["oltp/accounts"]).outcome == "passed"
+
+
+def test_a_merchant_changes_its_own_products_and_none_of_the_catalogue(copied: Settings):
+    with psycopg.connect(copied.need("oltp_dsn"), autocommit=True) as app:
+        (shop,) = app.execute("select id from oltp.accounts").fetchone() or ("",)
+        own = create_product(app, account_id=shop, name="Coffee")
+        app.execute("update oltp.products set name = 'Better coffee' where id = %s", [own])
+        with pytest.raises(psycopg.errors.CheckViolation, match="the catalogue's"):
+            app.execute("update oltp.products set name = 'Stolen' where id = 'prod_1'")
+    assert verdict(NAMED["oltp/products"]).outcome == "passed"
+
+
+def test_merchants_that_stripe_owns_are_no_difference_and_take_no_ones_place(copied: Settings):
+    ring = open_keyring(copied)
+    with psycopg.connect(copied.need("ingest_dsn"), autocommit=True) as ingest:
+        (shop,) = ingest.execute("select id from oltp.accounts").fetchone() or ("",)
+        told = [{"object": "account", "id": name, "type": "standard", "country": "US", "default_currency": "usd",
+                 "business_type": "company"} for name in ("acct_stripe", shop)]
+        report = import_records(ingest, ring, [Record(one) for one in told],
+                                Delivery("test")).as_json()
+        assert (report["normalised"], report["quarantined"]) == (1, 1)
+        assert ingest.execute("select country from oltp.accounts where id = %s", [shop]).fetchone() == ("FR",)
+        (reason,) = ingest.execute("select reason from ingest.objects where state = 'quarantined'").fetchone() or ("",)
+        assert "row_has_another_owner" in reason
     assert verdict(NAMED["oltp/accounts"]).outcome == "passed"
 
 

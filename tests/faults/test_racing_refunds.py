@@ -26,9 +26,10 @@ CAPTURED, ASKED = 1000, 30  # 33 refunds fit, the 34th does not
 @pytest.mark.faults
 def test_racing_refunds_never_exceed_what_was_captured(oltp: Settings):
     dsn, outcomes = oltp.need("oltp_dsn"), Counter[str]()
+    with psycopg.connect(oltp.need("oltp_owner_dsn"), autocommit=True) as owner:
+        seed_reference(owner)
+        account = write.create_account(owner, name="Shop", country="FR", currency="eur", mcc="5411")
     with psycopg.connect(dsn, autocommit=True) as conn:
-        seed_reference(conn)
-        account = write.create_account(conn, name="Shop", country="FR", currency="eur", mcc="5411")
         customer = write.create_customer(conn, open_keyring(oltp), name="Ada", email=None, country="FR", currency="eur")
         method = write.create_payment_method(conn, customer_id=customer, brand="visa", last4="4242", exp_month=1,
                                              exp_year=2030, funding="credit", country="FR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from stripe_platform.keyring import Keyring, open_keyring
+from stripe_platform.oltp import world
 from stripe_platform.settings import Settings
 
 
@@ -25,10 +27,20 @@ class Platform:
     settings: Settings
 
 
+def bring_world(owner: psycopg.Connection) -> None:
+    """What the copier brings from the reference."""
+    for table, rows in (("currencies", world.currencies()), ("countries", world.countries())):
+        owner.execute(sql.SQL(
+            "insert into {0} ({1}) select {1} from json_populate_recordset(null::{0}, %s::json)").format(
+                sql.Identifier("oltp", table), sql.SQL(", ").join(map(sql.Identifier, rows[0]))), [json.dumps(rows)])
+
+
 @pytest.fixture
 def platform(oltp: Settings) -> Iterator[Platform]:
     ring = open_keyring(oltp)
-    with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn"), autocommit=True) as owner:
+        bring_world(owner)
+    with psycopg.connect(oltp.need("ingest_dsn"), autocommit=True) as conn:
         yield Platform(conn, ring, oltp)
 
 
@@ -41,7 +53,9 @@ def another(platform: Platform, servers: Any, oltp_template: str) -> Iterator[Ca
             superuser.execute(sql.SQL("create database {} template {} owner payments_owner").format(
                 sql.Identifier(name), sql.Identifier(oltp_template)))
             stack.callback(superuser.execute, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-            dsn = servers.url("STRIPE_PLATFORM_OLTP_DSN", name)
+            with psycopg.connect(servers.url("STRIPE_PLATFORM_OLTP_OWNER_DSN", name), autocommit=True) as owner:
+                bring_world(owner)
+            dsn = servers.url("STRIPE_PLATFORM_INGEST_DSN", name)
             conn = stack.enter_context(psycopg.connect(dsn, autocommit=True))
             return Platform(conn, platform.ring, platform.settings)
 

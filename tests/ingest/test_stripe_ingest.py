@@ -20,7 +20,7 @@ from stripe_platform.ingest.stripe.arrivals import Delivery
 from stripe_platform.ingest.stripe.importing import import_records
 from stripe_platform.ingest.stripe.kinds import ALL, ENTITIES, MODELLED
 from stripe_platform.ingest.stripe.reading import Record, read_file
-from stripe_platform.ingest.stripe.world import COUNTRY_CODES, CURRENCY_CODES
+from stripe_platform.oltp.world import COUNTRY_CODES, CURRENCY_CODES
 from stripe_platform.vault import open_value
 
 pytestmark = pytest.mark.servers

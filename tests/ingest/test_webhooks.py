@@ -97,7 +97,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(endpoint):
 
 def test_a_store_that_does_not_answer_is_no_acknowledgement(platform):
     settings = platform.settings.model_copy(
-        update={"stripe_webhook_secret": SecretStr(NEW), "oltp_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none")}
+        update={"stripe_webhook_secret": SecretStr(NEW), "ingest_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none")}
     )
     with serving(make_app(settings, wait=1)) as client:
         assert client.post(PATH, content=body(), headers=signed(body())).status_code == 503

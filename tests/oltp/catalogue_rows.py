@@ -40,6 +40,7 @@ TOGETHER: dict[str, tuple[Row, ...]] = {
 SPOILT: dict[str, Row] = {
     "failed_has_failure_code": {"status": "failed", "failure_code": None, "amount_captured": 0},
     "api_keys_prefix_check": {"prefix": "zz_test_", "livemode": False},
+    "payout_schedules_recurrence_check": {"recurrence": "yearly", "weekly_anchor": None, "monthly_anchor": None},
     "payout_schedules_weekly_anchor_check": {"recurrence": "weekly", "weekly_anchor": 8, "monthly_anchor": None},
     "payout_schedules_monthly_anchor_check": {"recurrence": "monthly", "weekly_anchor": None, "monthly_anchor": 32},
     "reversal_is_another_entry": {"reversal_id": ENTRY},

@@ -79,14 +79,16 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     cluster.make()
     cluster.start()
     try:
-        postgres.ensure_roles(cluster, {"payments_owner": "owner", "payments_app": "app"}, {})
+        postgres.ensure_roles(cluster, {"payments_owner": "owner", "payments_app": "app", "payments_ingest": "ingest",
+                                        "reference_copier": "copier"}, {})
         postgres.ensure_database(cluster, "oltp", "payments_owner")
         postgres.ensure_database(cluster, "oltp", "payments_app")
         migrate(cluster.dsn("payments_owner", "owner", "oltp"))
         ring = Keyring({b"k" * 16: b"w" * 32}, b"k" * 16, b"m" * 32)
+        with psycopg.connect(cluster.dsn("payments_owner", "owner", "oltp"), autocommit=True) as owner:
+            seed_reference(owner)
+            account = write.create_account(owner, name="Shop", country="FR", currency="eur", mcc="5411")
         with psycopg.connect(cluster.dsn("payments_app", "app", "oltp"), autocommit=True) as conn:
-            seed_reference(conn)
-            account = write.create_account(conn, name="Shop", country="FR", currency="eur", mcc="5411")
             customer = write.create_customer(conn, ring, name="Ada", email=None, country="FR", currency="eur")
             method = write.create_payment_method(
                 conn, customer_id=customer, brand="visa", last4="4242", exp_month=1, exp_year=2030, funding="credit",

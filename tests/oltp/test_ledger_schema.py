@@ -278,7 +278,8 @@ def test_a_close_waits_for_payments_being_written(shop: Shop):
 def test_a_day_in_sums_books_what_its_movements_book_one_by_one(shop: Shop, moves: list[tuple[str, int, int, int]]):
     """Two merchants with the same movements: one booked singly, one as a day."""
     day = dt.date(2026, 6, 1)
-    accounts = [write.create_account(shop.conn, name="M", country="FR", currency="eur", mcc="5411") for _ in range(2)]
+    with psycopg.connect(shop.settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+        accounts = [write.create_account(owner, name="M", country="FR", currency="eur", mcc="5411") for _ in range(2)]
     singly: list[str] = []
     with shop.conn.transaction(force_rollback=True):
         for account in accounts:

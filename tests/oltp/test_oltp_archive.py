@@ -31,7 +31,7 @@ def pay(conn: psycopg.Connection, month: dt.date, number: int = 0) -> str:
 @pytest.fixture
 def months(oltp: Settings) -> Settings:
     """Payments in March and April 2026, each month in partitions of its own."""
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         make_partitions(conn, MARCH, APRIL)
         insert_all(conn, until="payment_intents")
         pay(conn, MARCH)

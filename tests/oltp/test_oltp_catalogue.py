@@ -97,7 +97,7 @@ UNKNOWN_PARENTS: list[tuple[str, dict[str, Any], str]] = [
 
 def test_what_a_guests_payment_names_must_exist(oltp: Settings):
     query = "select tgname from pg_trigger where tgfoid = 'ops.parent_must_exist'::regproc and tgparentid = 0"
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         assert {row[0] for row in conn.execute(query)} == {trigger for _, _, trigger in UNKNOWN_PARENTS}
         insert_all(conn)
         for number, (table, changes, trigger) in enumerate(UNKNOWN_PARENTS):

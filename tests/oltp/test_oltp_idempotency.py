@@ -121,7 +121,8 @@ def test_what_failed_with_a_fault_left_no_key_and_may_be_repeated(shop: Shop):
 
 
 def test_keys_of_two_merchants_do_not_meet(shop: Shop):
-    other = write.create_account(shop.conn, name="Other", country="FR", currency="eur", mcc="5411")
+    with psycopg.connect(shop.settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+        other = write.create_account(owner, name="Other", country="FR", currency="eur", mcc="5411")
     first = shop.pay(idempotency=keyed(shop))
     second = write.create_payment(
         shop.conn, account_id=other, customer_id=shop.customer, payment_method_id=shop.method, amount=1000,

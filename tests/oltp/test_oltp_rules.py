@@ -116,7 +116,7 @@ where c.connamespace = 'oltp'::regnamespace and contype in ('c', 'f') and conpar
 
 
 def test_every_check_and_foreign_key_refuses_the_row_that_breaks_it(oltp: Settings):
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         for table in GOOD:
             for _, changes, rule in (bad for bad in BAD if bad[0] == table):
                 with pytest.raises(psycopg.errors.IntegrityError) as refused, conn.transaction():
@@ -131,7 +131,7 @@ def test_every_rule_named_here_stands_in_the_schema(oltp: Settings):
 
 
 def test_a_duplicate_key_is_refused_in_every_table(oltp: Settings):
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         insert_all(conn)
         for table in GOOD:
             with pytest.raises(psycopg.errors.UniqueViolation), conn.transaction():
@@ -139,7 +139,7 @@ def test_a_duplicate_key_is_refused_in_every_table(oltp: Settings):
 
 
 def test_a_charge_of_another_merchant_payer_card_or_terminal_is_refused(oltp: Settings):
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         insert_all(conn, until="charges")
         insert(conn, "accounts", id="acct_2", token="tok_2")
         insert(conn, "customers", id="cus_2", token="tok_3")
@@ -152,7 +152,7 @@ def test_a_charge_of_another_merchant_payer_card_or_terminal_is_refused(oltp: Se
 
 
 def test_amounts_are_integers_of_64_bits_and_nan_or_fractions_never_become_one(oltp: Settings):
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         insert_all(conn, until="payment_intents")
         for amount in ("NaN", "Infinity", "1e309", "1.5", str(2**63)):
             with pytest.raises(psycopg.errors.DataError), conn.transaction():

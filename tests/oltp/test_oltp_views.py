@@ -40,7 +40,7 @@ def charge(conn: psycopg.Connection, number: int, currency: str, amount: int, **
 
 @pytest.fixture
 def conn(oltp: Settings) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(oltp.need("oltp_dsn")) as conn:
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as conn:
         insert_all(conn, until="payment_intents")
         for code, exponent in (("jpy", 0), ("kwd", 3), ("isk", 2), ("ugx", 2)):
             insert(conn, "currencies", code=code, name=code, stripe_exponent=exponent, iso_exponent=0)
@@ -139,7 +139,8 @@ def test_every_name_of_the_business_has_its_view_and_its_columns(conn: psycopg.C
 
 
 def test_a_session_that_asks_for_it_uses_the_names_alone(oltp: Settings):
+    with psycopg.connect(oltp.need("oltp_owner_dsn")) as owner:
+        insert_all(owner)
     with psycopg.connect(oltp.need("oltp_dsn"), options="-c search_path=compat") as conn:
-        insert_all(conn)
         assert conn.execute("SELECT transaction_id FROM transaction WHERE amount > 5").fetchall() == [("ch_1",)]
         conn.rollback()

@@ -18,7 +18,7 @@ from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import capture, ensure_slot
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.verify import verify
-from stripe_platform.oltp.reference import COUNTRIES, CURRENCIES
+from stripe_platform.oltp.world import COUNTRY_CODES, CURRENCY_CODES
 from stripe_platform.reference import copies, write
 from stripe_platform.reference.copies import CopyError, copy
 from stripe_platform.reference.database import REFERENCE, connect
@@ -38,7 +38,7 @@ def lake(settings: Settings):
 def test_the_seeds_stand_on_both_sides_and_a_second_sync_moves_nothing(ready: Settings):
     assert differing(ready) == []
     found = state(ready)
-    assert (len(found["currencies"][1]), len(found["countries"][1])) == (len(CURRENCIES), len(COUNTRIES))
+    assert (len(found["currencies"][1]), len(found["countries"][1])) == (len(CURRENCY_CODES), len(COUNTRY_CODES))
     again = sync(ready)
     assert (again.captured, again.copied) == ({}, {})
 

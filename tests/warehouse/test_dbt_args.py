@@ -17,8 +17,9 @@ JUNE = [dt.date(2026, 6, d) for d in range(1, 31)]
 LEFT_OUT = {("accounts", "name"), ("payment_methods", "card_last4")} | {
     # Facts of Stripe's objects that no mart asks for yet.
     (table, column) for table, columns in {
-        "accounts": "details_submitted url deleted",
-        "customers": "balance tax_exempt invoice_prefix default_payment_method_id livemode",
+        "accounts": "details_submitted url deleted", "countries": "deleted", "currencies": "deleted",
+        "customers": "balance tax_exempt invoice_prefix default_payment_method_id livemode"
+                     " next_invoice_sequence",
         "payment_methods": "allow_redisplay livemode detached",
         "refunds": "payment_intent_id balance_transaction_id failure_balance_transaction_id failure_reason",
         "disputes": "payment_intent_id case_type network_reason_code evidence_due_by evidence_has evidence_past_due"

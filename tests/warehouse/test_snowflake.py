@@ -96,7 +96,8 @@ def _create_raw(cursor: Any) -> None:
     for table in load_schema().values():
         columns = {c.name: c.type for c in table.columns if c.name not in table.sensitive} | BOOKKEEPING
         cursor.execute(f"create table STRIPE_PLATFORM.RAW.{table.name} ("
-                       + ", ".join(f"{n} {TYPES.get(t, t.replace('numeric', 'number'))}" for n, t in columns.items())
+                       + ", ".join(f'"{name.upper()}" {TYPES.get(kind, kind.replace("numeric", "number"))}'
+                                   for name, kind in columns.items())
                        + ")")
 
 

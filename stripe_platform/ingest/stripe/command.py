@@ -30,7 +30,7 @@ def ingest(settings: Settings, sources: Sequence[str], *, api: bool, account: st
     if account is not None:
         account = _account(account)
     ring = open_keyring(settings)
-    with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+    with psycopg.connect(settings.need("ingest_dsn"), autocommit=True) as conn:
         if api:
             from stripe_platform.ingest.stripe.backfill import backfill
 

@@ -16,8 +16,9 @@ from stripe_platform.ingest.stripe.kinds import ENTITIES, MODELLED
 from stripe_platform.ingest.stripe.landing import Landing, landings
 from stripe_platform.ingest.stripe.reading import Record, UnreadableError
 from stripe_platform.ingest.stripe.store import leave_unchanged, store
-from stripe_platform.ingest.stripe.world import seed_world
 from stripe_platform.keyring import Keyring
+from stripe_platform.oltp.reference import seed_books
+from stripe_platform.oltp.world import COUNTRY_CODES, CURRENCY_CODES
 
 BATCH = 400  # records a transaction
 STATES = ("normalised", "quarantined", "unmodelled")
@@ -77,6 +78,10 @@ class Report:
             for kind, n in sorted(self.received.items())]  # fmt: skip
 
 
+class MissingReferenceError(RuntimeError):
+    """The reference's copies are not there yet; one sentence with the remedy."""
+
+
 class Importer:
     """Takes records in batches; the countries and currencies they may name are seeded once."""
 
@@ -96,7 +101,8 @@ class Importer:
         """Write what was prepared, in one transaction, and count what became of it."""
         if not self._seeded:
             with conn.transaction():
-                seed_world(conn)
+                _need_world(conn)
+                seed_books(conn)
             self._seeded = True
         report = Report()
         tops = [landing for landing in found if landing.top]
@@ -106,6 +112,15 @@ class Importer:
         store(conn, self._ring, found, delivery.source)
         _count(conn, found, tops, known, report)
         return report
+
+
+def _need_world(conn: psycopg.Connection) -> None:
+    """Objects name currencies and countries, which the reference owns: without them all would be refused."""
+    for table, codes in (("currencies", CURRENCY_CODES), ("countries", COUNTRY_CODES)):
+        found = {code for (code,) in conn.execute(f"select code from oltp.{table}")}  # noqa: S608 - a fixed name
+        if missing := sorted(codes - found):
+            raise MissingReferenceError(f"oltp.{table} lacks {len(missing)} of {len(codes)} rows ({missing[0]} is the"
+                                        " first): run `stripe-platform up`, which brings them from the reference")
 
 
 def import_records(

@@ -12,9 +12,9 @@ from stripe_platform.ingest.stripe import values
 from stripe_platform.ingest.stripe.arrivals import Arrival
 from stripe_platform.ingest.stripe.kinds import ALL, MODELLED
 from stripe_platform.ingest.stripe.spec import Child, Field, Kind
-from stripe_platform.ingest.stripe.world import COUNTRY_CODES, CURRENCY_CODES
 from stripe_platform.money import THREE_DECIMAL
 from stripe_platform.oltp.schema import load_schema
+from stripe_platform.oltp.world import COUNTRY_CODES, CURRENCY_CODES
 
 Json = dict[str, Any]
 Reference = tuple[str, str]  # table and id of the other end

@@ -26,6 +26,7 @@ from stripe_platform.ingest.stripe.landing import Landing, again
 from stripe_platform.ingest.stripe.links import HOT, Pending
 from stripe_platform.ingest.stripe.mapping import MADE_HERE, SEPARATOR, Main, RefusedError, Row, map_arrival
 from stripe_platform.keyring import Keyring
+from stripe_platform.oltp.copies import STRIPES
 from stripe_platform.oltp.ids import tokens
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.vault import SubjectKey, open_value, subject_keys
@@ -221,6 +222,7 @@ def _elect(work: Batch, moving: Sequence[Landing]) -> None:
         work.orders[slot] = best.order
         if is_row:
             beaten.update(c.landing.digest for c in entries if c is not best)
+    _leave_to_their_owners(work, winners)
     _keep_versions(work, winners)
     shown = {claim.landing.digest for slot, claim in winners.items() if ":" not in slot[0]}
     if beaten - shown:
@@ -271,6 +273,14 @@ def _payload(work: Batch, digest: bytes) -> bytes:
         "select payload_ciphertext, subject from ingest.objects where digest = %s", [digest]).fetchone()
     assert row is not None  # noqa: S101 - versions refer to objects
     return open_value(work.conn, work.ring, bytes(row[0]), *PLACE, digest.hex(), row[1])
+
+
+def _leave_to_their_owners(work: Batch, winners: dict[Slot, Claim]) -> None:
+    """Merchants and products that stand without ever having come from Stripe are somebody else's."""
+    for table, kind in STRIPES.items():
+        keys = [key for name, key in winners if name.partition(":")[0] == SLOT[table]]
+        if keys:
+            work.conn.execute("select ops.refuse_others_rows(%s, %s, %s)", [table, kind, keys])
 
 
 def _keep_versions(work: Batch, winners: dict[Slot, Claim]) -> None:

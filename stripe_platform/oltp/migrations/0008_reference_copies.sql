@@ -30,3 +30,36 @@ create table ops.inbox (
     done_at timestamptz not null default clock_timestamp(),
     primary key (source, id)
 );
+
+-- A row has one owner: the reference (the copier writes it), Stripe (it has a version), or the merchant that made it
+-- over the API (the event says so). Who comes to another's row is refused.
+create function ops.refuse_others_rows(p_table text, p_kind text, p_ids text[]) returns void language plpgsql
+security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    taken text;
+begin
+    execute format('select t.id from oltp.%I t where t.id = any ($1) and not exists (select from ingest.versions v'
+        ' where v.object_id = t.id and v.kind in ($2, $2 || '':deleted'')) limit 1', p_table)
+    into taken using p_ids, p_kind;
+    if taken is not null then
+        raise exception '% of % stands and did not come from Stripe: it keeps its owner', taken, p_table
+        using errcode = 'check_violation', constraint = 'row_has_another_owner', table = p_table;
+    end if;
+end $$;
+
+-- Over the API a merchant changes its own products, never one of the catalogue.
+create function ops.keep_owner_of_product() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if current_user in ('payments_ingest', 'reference_copier')
+    or current_user = (select c.relowner::regrole::text from pg_class c where c.oid = tg_relid) then
+        return new;
+    end if;
+    perform from oltp.events e where e.object_id = old.id and e.type = 'product.created';
+    if found then
+        return new;
+    end if;
+    raise exception 'product % is the catalogue''s: change it there', old.id
+    using errcode = 'check_violation', constraint = 'row_has_another_owner', table = 'products';
+end $$;
+create trigger keep_owner before update of name, active, tax_code, unit_label, url on oltp.products for each row
+execute function ops.keep_owner_of_product();

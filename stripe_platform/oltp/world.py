@@ -5,10 +5,8 @@ What the simulation deals in stands in `oltp.reference`, with rates; this is the
 
 from __future__ import annotations
 
-import psycopg
-
 from stripe_platform.money import THREE_DECIMAL, exponent
-from stripe_platform.oltp.reference import COUNTRIES, CURRENCIES, seed_reference
+from stripe_platform.oltp.reference import COUNTRIES, CURRENCIES
 
 _CURRENCIES = """
     aed United Arab Emirates Dirham; afn Afghan Afghani; all Albanian Lek; amd Armenian Dram;
@@ -119,19 +117,17 @@ PLACES = _PLACES | COUNTRIES
 CURRENCY_CODES, COUNTRY_CODES = frozenset(NAMES), frozenset(PLACES)
 
 
-def seed_world(conn: psycopg.Connection) -> None:
-    """Insert every currency and country that is missing, in the caller's transaction."""
-    seed_reference(conn)
-    rows = [
-        (code, name, exponent(code), 0 if code in _ISO_0 else 3 if code in _ISO_3 else 2,
-         100 if code in _HUNDREDS else 10 if code in THREE_DECIMAL else 1)
+def currencies() -> list[dict[str, object]]:
+    """Every currency as a row: code, name, Stripe's and ISO's exponents, and what payouts are multiples of."""
+    return [
+        {"code": code, "name": name, "stripe_exponent": exponent(code),
+         "iso_exponent": 0 if code in _ISO_0 else 3 if code in _ISO_3 else 2,
+         "payout_multiple": 100 if code in _HUNDREDS else 10 if code in THREE_DECIMAL else 1}
         for code, name in NAMES.items()
     ]  # fmt: skip
-    conn.execute(
-        "insert into oltp.currencies (code, name, stripe_exponent, iso_exponent, payout_multiple)"
-        " select * from unnest(%s::text[], %s::text[], %s::smallint[], %s::smallint[], %s::integer[])"
-        " on conflict (code) do nothing", [list(column) for column in zip(*rows, strict=True)])
-    conn.execute(
-        "insert into oltp.countries (code, name, region, currency)"
-        " select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) on conflict (code) do nothing",
-        [list(PLACES), *([place[i] for place in PLACES.values()] for i in range(3))])
+
+
+def countries() -> list[dict[str, object]]:
+    """Every country as a row: code, name, region, currency."""
+    return [{"code": code, "name": name, "region": region, "currency": currency}
+            for code, (name, region, currency) in PLACES.items()]
