@@ -281,9 +281,5 @@ class LakeResource(dg.ConfigurableResource):
     s3_endpoint_url: str | None = None
 
     def open(self) -> Lake:
-        settings = load_settings()
-        if self.url:
-            settings.lake_url = self.url
-        if self.s3_endpoint_url:
-            settings.s3_endpoint_url = self.s3_endpoint_url
-        return open_lake(settings)
+        own = {"lake_url": self.url, "s3_endpoint_url": self.s3_endpoint_url}
+        return open_lake(load_settings().model_copy(update={name: value for name, value in own.items() if value}))
