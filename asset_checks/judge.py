@@ -98,11 +98,11 @@ def judge(check: Check, stores: Stores, partitions: Sequence[str]) -> list[Verdi
     open_keys = [key for key, verdict in found.items() if verdict is None]
     if open_keys:
         judged = frame[frame[PARTITION].isin(open_keys)]
-        together = rule_book.verdicts(judged, check.rules, critical=check.blocking)
+        all_hold = rule_book.all_hold(judged, check.rules, critical=check.blocking)
         for key in open_keys:
             rows = judged[judged[PARTITION] == key]
             # The range is judged in one call; days one by one only to name those that broke it.
-            alone = together if all(together.values()) else rule_book.verdicts(
+            alone = dict.fromkeys((rule.name for rule in check.rules), True) if all_hold else rule_book.verdicts(
                 rows, check.rules, critical=check.blocking)
             found[key] = _verdict(key, int(rows[ROWS].iloc[0]), alone)
     return [verdict for verdict in found.values() if verdict is not None]

@@ -62,6 +62,36 @@ def equal(column: str, same_as: str) -> Rule:
     return Rule(f"{column}_equals_{same_as}", column, same_as=same_as)
 
 
+def all_hold(frame: pd.DataFrame, rules: Sequence[Rule], *, critical: bool) -> bool:
+    """Whether every rule holds in every row, asked with as few expectations as there are bounds.
+
+    Columns of one bound are judged as one long column: an expectation costs 10 ms, a row nothing.
+    """
+    import numpy as np
+    import pandas as pd
+
+    singles: dict[tuple[Any, ...], list[Any]] = {}
+    pairs: dict[tuple[Any, ...], list[tuple[Any, Any]]] = {}
+    for rule in rules:  # kinds of numbers stay apart: as floats, two sums of cents could become equal
+        left = frame[rule.column]
+        if rule.same_as is None:
+            singles.setdefault((rule.low, rule.high, left.dtype), []).append(left)
+        else:
+            right = frame[rule.same_as]
+            pairs.setdefault((left.dtype, right.dtype), []).append((left, right))
+    columns: dict[str, Any] = {}
+    merged: list[Rule] = []
+    for number, ((low, high, _), parts) in enumerate(singles.items()):
+        columns[f"c{number}"] = np.concatenate(parts)
+        merged.append(Rule(f"c{number}", f"c{number}", low, high))
+    for number, both in enumerate(pairs.values()):
+        columns[f"a{number}"], columns[f"b{number}"] = (np.concatenate(side) for side in zip(*both, strict=True))
+        merged.append(Rule(f"p{number}", f"a{number}", same_as=f"b{number}"))
+    longest = max(len(values) for values in columns.values())
+    long = pd.DataFrame({name: np.resize(values, longest) for name, values in columns.items()})  # repeats to fill
+    return all(verdicts(long, merged, critical=critical).values())
+
+
 def verdicts(frame: pd.DataFrame, rules: Sequence[Rule], *, critical: bool) -> Mapping[str, bool | None]:
     """Judge all rows of a profile together: rule name -> True held, False broken, None could not be evaluated."""
     batch = _batch_definition().get_batch({"dataframe": frame})

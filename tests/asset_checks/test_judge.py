@@ -5,6 +5,8 @@ from __future__ import annotations
 import dagster as dg
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asset_checks import rules as rule_book
 from asset_checks.judge import ROWS, WHOLE, Check, judge
@@ -106,3 +108,17 @@ def test_a_check_that_could_pass_on_nothing_is_refused():
         Check(dg.AssetKey("a"), "empty", "", lambda *_: profiled(), ())
     with pytest.raises(ValueError, match="can never fail"):
         Rule("anything", ROWS)
+
+
+LARGE = 2**53
+MANY = (*none_of("a", "b"), at_least("c", 1), within("b", 0, 5), equal("c", "d"), equal("e", "f"))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 1)] * 2, st.integers(0, 2), st.integers(0, 2),
+                          st.sampled_from((LARGE, LARGE + 1)), st.sampled_from((LARGE, LARGE + 1))),
+                min_size=1, max_size=3))  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_judging_columns_of_one_bound_together_says_what_each_alone_says(rows):
+    frame = pd.DataFrame(rows, columns=list("abcdef"))
+    alone = rule_book.verdicts(frame, MANY, critical=True)
+    assert rule_book.all_hold(frame, MANY, critical=True) == all(alone.values())
