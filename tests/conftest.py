@@ -176,7 +176,7 @@ def lake(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _create(servers: Servers, cluster: str, name: str, owner: str, *, template: str = "template0",
             users: tuple[str, ...] = ()) -> None:
     with psycopg.connect(servers.superuser(cluster), autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template {} owner {}").format(
+        connection.execute(sql.SQL("create database {} template {} strategy file_copy owner {}").format(
             sql.Identifier(name), sql.Identifier(template), sql.Identifier(owner)))
         connection.execute(sql.SQL("revoke connect on database {} from public").format(sql.Identifier(name)))
         for user in users:

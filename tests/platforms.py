@@ -14,6 +14,7 @@ import pytest
 
 TOOLS = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
+SMALL = ("--days", "21", "--per-day", "300")  # of `demo`: the fewest days that train a model
 
 
 class Platform:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from platforms import Platform, new_platform
+from platforms import SMALL, Platform, new_platform
 
 __all__ = ["demo", "new_platform"]
-SMALL = ("--per-day", "300")  # 28 days: enough frauds to train on, seconds instead of minutes
 
 
 @pytest.fixture(scope="session")
