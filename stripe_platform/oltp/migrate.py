@@ -139,6 +139,7 @@ def _grant(conn: psycopg.Connection, role: sql.Identifier) -> None:
         "grant select on all tables in schema compat to {role}",
         "grant select, insert on ops.day_ledger, ops.load_day, ops.quarantine, ops.inbox to {role}",
         "grant select on ops.copied to {role}",
+        "grant select on oltp.charges_default to {role}",  # what Stripe made is looked for without the other months
         "grant select on ops.migrations to {role}",
         "grant select, insert, delete on vault.subject_keys to {role}",
         "grant select, insert on vault.card_numbers to {role}",

@@ -239,6 +239,36 @@ def test_a_violation_in_the_warehouse_turns_its_check_red(carried, asset, statem
         connection.rollback()
 
 
+@pytest.mark.parametrize("planted", [
+    "amount = amount + 1", "currency = 'kwd'", "event_day = event_day + 1, created = created + interval '1 day'"])
+def test_money_that_a_mart_says_otherwise_than_the_oltp_turns_the_check_red(carried, planted):
+    with carried.warehouse() as connection:
+        connection.execute(FACT.format("fct_charges", planted))
+        stores = dataclasses.replace(carried.stores, warehouse_resource=Uncommitted(connection))
+        bad = [v for v in judge(ALL["marts/fct_charges:money_equals_the_oltp"], stores, NAMES) if not v.passed]
+        connection.rollback()
+    assert bad
+    assert {reason for v in bad for reason in v.reasons} == {"no_currencies_with_other_sums"}
+
+
+def test_an_open_day_may_lag_behind_the_oltp_and_never_be_ahead(carried):
+    check = ALL["marts/fct_charges:money_equals_the_oltp"]
+    with carried.oltp() as oltp, carried.warehouse() as warehouse:
+        stores = dataclasses.replace(carried.stores, oltp_resource=Uncommitted(oltp),
+                                     warehouse_resource=Uncommitted(warehouse))
+        oltp.execute("delete from ops.day_ledger where day >= %s", [DAY])
+        warehouse.execute("delete from marts.fct_charges f where f.charge_id ="
+                          " (select min(m.charge_id) from marts.fct_charges m where m.event_day = %s)", [DAY])
+        assert judge(check, stores, [DAY])[0].passed
+        warehouse.rollback()
+        warehouse.execute("insert into marts.fct_charges select (jsonb_populate_record(f, %s)).*"
+                          " from marts.fct_charges f where f.event_day = %s limit 1",
+                          [json.dumps({"charge_id": "ch_more"}), DAY])
+        assert judge(check, stores, [DAY])[0].reasons == ("no_currencies_with_other_sums",)
+        oltp.rollback()
+        warehouse.rollback()
+
+
 def test_a_spoilt_raw_row_is_refused_to_marts_until_its_day_is_applied_again(carried):
     check, day, lake = ASSETS["raw/charges"], dt.date.fromisoformat(DAY), carried.stores.lake()
 
@@ -421,6 +451,12 @@ def altered(database, collection: str, query: dict, change: dict) -> Iterator[st
 def test_a_violation_in_the_documents_turns_its_check_red(carried, collection, query, change, rule):
     with carried.stores.mongo() as database, altered(database, collection, {"day": DAY, **query}, change):
         red(ASSETS[f"documents/{collection}"], carried.stores, rule)
+
+
+def test_money_that_the_documents_say_otherwise_than_the_oltp_turns_the_check_red(carried):
+    check = ALL["documents/transactions:money_equals_the_oltp"]
+    with carried.stores.mongo() as database, altered(database, "transactions", {"day": DAY}, {"$inc": {"amount": 1}}):
+        red(check, carried.stores, "no_currencies_with_other_sums")
 
 
 @pytest.mark.parametrize("collection", ["transactions", "sessions", "customer_feedback"])

@@ -2,7 +2,7 @@
 
 They read the tables themselves and share nothing with the code they judge. Connections are the owner's, in autocommit
 mode. L13 to L16 and L21 also try what must be refused or change nothing, in transactions that are rolled back.
-`ledger_stores` has L24, which reads other stores too.
+L24 reads other stores too: it is a check of marts and documents.
 """
 
 from __future__ import annotations
