@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
-import psycopg
 import pytest
+from uncommitted import Uncommitted
 
 import asset_checks
 from asset_checks import factory
@@ -118,17 +118,6 @@ WAREHOUSE = [
     ("marts/dim_date", "delete from marts.dim_date where date_day = '2026-06-02'",
      "rows_scanned_equals_days_spanned"),
 ]
-
-
-class Uncommitted:
-    """A resource whose every connection is one open transaction: what is planted there is never committed."""
-
-    def __init__(self, connection: psycopg.Connection) -> None:
-        self.connection = connection
-
-    @contextmanager
-    def connect(self) -> Iterator[psycopg.Connection]:
-        yield self.connection
 
 
 def red(check: Check, stores, rule: str) -> None:
