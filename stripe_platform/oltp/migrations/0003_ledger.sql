@@ -240,6 +240,21 @@ create function ledger._check_postings() returns trigger language plpgsql set se
 declare
     bad record;
 begin
+    -- One entry in one currency, as a payment writes it: nothing to group.
+    if (
+        select w.first = w.last and w.one = w.other and w.total = 0 and w.lowest = 1 and w.postings = (
+            select count(*) from written p
+            join oltp.ledger_accounts a on a.id = p.ledger_account_id and a.currency = p.currency)
+        and exists (
+            select from oltp.ledger_entries e, ops.ledger_calendar c where e.id = w.first and e.effective_at >= c.open_from
+            and substr(e.id, 4, 12) = lpad(to_hex(floor(extract(epoch from e.effective_at) * 1000)::bigint), 12, '0'))
+        from (
+            select min(p.entry_id) as first, max(p.entry_id) as last, min(p.currency) as one, max(p.currency) as other,
+                sum(p.amount) as total, min(p.position) as lowest, count(*) as postings from written p
+        ) w
+    ) then
+        return null;
+    end if;
     select y.*, e.id is not null as entered, e.effective_at >= c.open_from and substr(e.id, 4, 12)
         = lpad(to_hex(floor(extract(epoch from e.effective_at) * 1000)::bigint), 12, '0') as open
     into bad
@@ -1161,20 +1176,35 @@ begin
         entry := 'le_' || ops.id_body(effective);
     end if;
     waits := p_available_on > effective and (p_available_on > clock_timestamp() or not ledger._released(p_available_on));
-    insert into oltp.balance_transactions (id, account_id, source_id, type, reporting_category, amount, fee, net,
-        currency, exchange_rate, status, available_on, created, ledger_entry_id, available_entry_id)
-    values (movement, p_account, p_source, p_type, p_category, p_amount, p_fee, p_amount - p_fee, p_currency, p_rate,
-        case when waits then 'pending' else 'available' end, p_available_on, p_at, entry,
-        case when not waits then entry end);
-    if p_fee <> 0 then
-        insert into oltp.fee_details (balance_transaction_id, position, type, amount, currency)
-        values (movement, 0, 'stripe_fee', p_fee, p_currency);
+    with booked as (
+        insert into oltp.ledger_entries (id, kind, account_id, effective_at)
+        values (entry, p_category, p_account, effective)
+    ),
+    moved as (
+        insert into oltp.balance_transactions (id, account_id, source_id, type, reporting_category, amount, fee, net,
+            currency, exchange_rate, status, available_on, created, ledger_entry_id, available_entry_id)
+        values (movement, p_account, p_source, p_type, p_category, p_amount, p_fee, p_amount - p_fee, p_currency, p_rate,
+            case when waits then 'pending' else 'available' end, p_available_on, p_at, entry,
+            case when not waits then entry end)
+        returning id, fee, currency
+    )
+    insert into oltp.fee_details (balance_transaction_id, position, type, amount, currency)
+    select m.id, 0, 'stripe_fee', m.fee, m.currency from moved m where m.fee <> 0;
+    if p_other_currency is null then
+        insert into oltp.ledger_postings (entry_id, position, ledger_account_id, currency, amount)
+        select entry, row_number() over (),
+            case when waits and s.kind = 'merchant_available' then 'merchant_pending' else s.kind end || ':' || p_currency
+            || case when s.kind like 'merchant\_%' then coalesce(':' || p_account, '') else '' end, p_currency, s.amount
+        from (
+            select r.kind, r.net * (p_amount - p_fee) + r.stripe_fee * p_fee as amount from oltp.posting_rules r
+            where r.category = p_category
+        ) s
+        where s.amount <> 0;
+    else
+        perform ledger._post(array[entry], array[p_category], array[p_account], array[p_currency], array[waits],
+            array[p_amount - p_fee], array[p_fee], array[0::bigint], array[0::bigint], array[0::bigint],
+            array[p_other_currency], array[p_other_amount]);
     end if;
-    insert into oltp.ledger_entries (id, kind, account_id, effective_at)
-    values (entry, p_category, p_account, effective);
-    perform ledger._post(array[entry], array[p_category], array[p_account], array[p_currency], array[waits],
-        array[p_amount - p_fee], array[p_fee], array[0::bigint], array[0::bigint], array[0::bigint],
-        array[p_other_currency], array[p_other_amount]);
     return movement;
 end $$;
 
@@ -1221,15 +1251,18 @@ declare
     charge text := 'ch_' || p_body;
     took boolean := p_declined is null and p_capture;
 begin
-    insert into oltp.charges (id, payment_intent_id, account_id, customer_id, payment_method_id, terminal_id, amount,
-        amount_captured, currency, status, failure_code, device_type, ip_country, created)
-    values (charge, p_intent, p_account, p_customer, p_method, p_terminal, p_amount,
-        case when took then p_amount else 0 end, p_currency, case when p_declined is null then 'succeeded' else 'failed' end,
-        p_declined, p_device, p_ip_country, p_at);
+    with charged as (
+        insert into oltp.charges (id, payment_intent_id, account_id, customer_id, payment_method_id, terminal_id, amount,
+            amount_captured, currency, status, failure_code, device_type, ip_country, created)
+        values (charge, p_intent, p_account, p_customer, p_method, p_terminal, p_amount,
+            case when took then p_amount else 0 end, p_currency,
+            case when p_declined is null then 'succeeded' else 'failed' end, p_declined, p_device, p_ip_country, p_at)
+        returning id
+    )
     insert into oltp.charge_outcomes (charge_id, type, network_status, reason, risk_level, risk_score)
-    values (charge, p_outcome, case p_outcome when 'authorized' then 'approved_by_network'
+    select c.id, p_outcome, case p_outcome when 'authorized' then 'approved_by_network'
         when 'manual_review' then 'approved_by_network' when 'issuer_declined' then 'declined_by_network'
-        else 'not_sent_to_network' end, p_declined, p_risk_level, p_risk_score);
+        else 'not_sent_to_network' end, p_declined, p_risk_level, p_risk_score from charged c;
     if took then
         return payments._earn(p_body, p_at, p_account, charge, p_amount, p_currency, p_settlement, p_terms);
     elsif p_declined is null then
