@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from dotenv import dotenv_values
 
 TOOLS = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
@@ -35,6 +36,14 @@ class Platform:
         if check and done.returncode:
             raise AssertionError(f"{tool} {' '.join(args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
+
+    def variable(self, name: str) -> str:
+        """What `up` wrote for a variable."""
+        return dotenv_values(self.home / "connections.env")[name] or ""
+
+    def connection(self, name: str) -> str:
+        """A connection URL, by the end of its variable's name."""
+        return self.variable(f"STRIPE_PLATFORM_{name}")
 
     def json(self, *args: str) -> dict:
         return json.loads(self.run(*args, "--json").stdout.strip().splitlines()[-1])

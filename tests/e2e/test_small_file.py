@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.users
 HEADER = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD,CURRENCY"
 GOOD = [f"t{i},2025-03-0{1 + i % 3} 0{i % 10}:15:00,c{i % 5},p{i % 4},{10 + i}.50,0,eur" for i in range(30)]
 BAD = {
