@@ -160,6 +160,19 @@ def test_deleted_keeps_what_was_known_and_one_made_anew_lives(another):
     assert rows(platform.conn, "select deleted from oltp.coupons") == [(False,)]
 
 
+def test_a_charge_finds_its_intent_again_when_an_older_state_names_the_intents_merchant(another):
+    """The newest state shows and says no merchant; an older one does: it changes the row, though it does not show."""
+    newest = event(intent(payment_method=None), "payment_intent.updated", at=T0 + 9, key="evt_2")
+    older = event(intent(payment_method=None), "payment_intent.created", at=T0, key="evt_1", account="acct_1")
+    paid = event(charge(payment_method=None), "charge.succeeded", at=T0, key="evt_3", account="acct_1")
+    for order in ([newest, older, paid], [newest, paid, older], [paid, newest, older], [paid, older, newest]):
+        platform = another()
+        for one in ([account(), customer()], *([state] for state in order)):
+            take(platform.conn, platform.ring, *one)
+        assert rows(platform.conn, "select account_id, payment_intent_id from oltp.charges") == [("acct_1", "pi_1")]
+        assert rows(platform.conn, "select column_name from ingest.pending_references where table_name = 'charges'") == []
+
+
 def test_a_capability_waits_for_its_account(platform):
     capability = {
         "id": "card_payments",
@@ -343,18 +356,19 @@ def deliveries(draw):
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(found=st.lists(deliveries(), min_size=2, max_size=14), data=st.data())
-def test_any_order_repetition_and_cut_gives_the_same_rows(another, found, data):
+def test_any_order_repetition_and_cut_gives_the_same_rows(fresh, found, data):
     shuffled = data.draw(st.permutations(found))
     repeated = [*shuffled, *data.draw(st.lists(st.sampled_from(found), max_size=4))]
-    platform = another()
-    take(platform.conn, platform.ring, *found)
-    expected = snapshot(platform.conn, platform.ring)
-    platform = another()
     at = data.draw(st.integers(0, len(repeated)))
-    for part in (repeated[:at], repeated[at:]):
-        for one in data.draw(st.sampled_from((lambda p: [p], lambda p: [[x] for x in p])))(part):
-            take(platform.conn, platform.ring, *one)
-    assert differences(expected, snapshot(platform.conn, platform.ring)) == []
+    cuts = [data.draw(st.sampled_from((lambda p: [p], lambda p: [[x] for x in p]))) for _ in range(2)]
+    with fresh() as platform:
+        take(platform.conn, platform.ring, *found)
+        expected = snapshot(platform.conn, platform.ring)
+    with fresh() as platform:
+        for part, cut in zip((repeated[:at], repeated[at:]), cuts, strict=True):
+            for one in cut(part):
+                take(platform.conn, platform.ring, *one)
+        assert differences(expected, snapshot(platform.conn, platform.ring)) == []
 
 
 def fixture_records() -> list[Record]:

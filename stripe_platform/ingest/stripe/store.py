@@ -306,12 +306,8 @@ def _write_table(work: Batch, table: str) -> None:
     _delete(work, table)
     for beside in {name for claim in claims.values() for name in claim.main.beside}:
         _write_beside(work, table, beside, claims)
-    arrived = set(claims)
-    if table == "payment_methods":
-        arrived |= {key for key, columns in work.sticky[table].items() if "customer_id" in columns}
-    if table == "payment_intents":
-        arrived |= work.affected[table]
-    _settle(work, table, arrived)
+    # An older state changes a row too where it alone names an owner: what was unlinked for that is looked at again.
+    _settle(work, table, set(claims) | set(work.sticky[table]) | (work.affected[table] if table in HOT else set()))
     if claims:
         after_rows(work.conn, table, list(claims))
 
