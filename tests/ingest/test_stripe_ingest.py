@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import random
 from pathlib import Path
@@ -171,6 +172,44 @@ def test_a_charge_finds_its_intent_again_when_an_older_state_names_the_intents_m
             take(platform.conn, platform.ring, *one)
         assert rows(platform.conn, "select account_id, payment_intent_id from oltp.charges") == [("acct_1", "pi_1")]
         assert rows(platform.conn, "select column_name from ingest.pending_references where table_name = 'charges'") == []
+
+
+def test_a_foreseen_bill_is_never_among_the_bills_and_the_newest_look_at_it_shows(another):
+    line = {"id": "il_1", "object": "line_item", "amount": 7, "currency": "eur", "invoice": None}
+    foreseen = {"object": "invoice", "currency": "eur", "customer": "cus_1", "lines": {"object": "list", "data": [line]}}
+    looks = [
+        {**foreseen, "created": T0, "total": 7},
+        {**foreseen, "created": T0 + 5, "total": 8, "id": "upcoming_in_1"},
+        event({**foreseen, "total": 9, "subscription": "sub_1"}, "invoice.upcoming"),
+        customer(),
+    ]
+    for order in (looks, looks[::-1], [*looks, *looks]):
+        platform = another()
+        for one in order:
+            assert take(platform.conn, platform.ring, one).as_json()["normalised"] == 1
+        assert rows(platform.conn, "select id, customer_id, total from oltp.invoice_previews order by 1") == [
+            ("upcoming:cus_1", "cus_1", 8),
+            ("upcoming:sub_1", "cus_1", 9),
+        ]
+        assert rows(platform.conn, "select id from oltp.invoices union all select id from oltp.invoice_lines") == []
+
+
+def test_a_deleted_discount_that_names_no_owner_is_a_tombstone(another):
+    nothing, blank = {"deleted": True}, {"object": "discount", "deleted": True, "id": "", "coupon": {"id": ""}}
+    said = {**blank, "coupon": {"id": "SPRING", "object": "coupon", "duration": "once"}, "start": T0}
+    owned = {"object": "discount", "customer": "cus_1", "start": T0}
+    found = [{"resources": {"deleted_discount": nothing}}, blank, said, owned]
+    for order in (found, found[::-1], [*found, *found]):
+        platform = another()
+        for one in order:
+            assert take(platform.conn, platform.ring, one).as_json()["normalised"] == 1
+        assert rows(platform.conn, "select left(id, 14), coupon_id, start, deleted from oltp.discounts order by 1") == [
+            ("discount:cus_1", None, dt.datetime.fromtimestamp(T0, dt.UTC), False),
+            ("discount:gone", None, None, True),
+            ("discount:gone:", "SPRING", dt.datetime.fromtimestamp(T0, dt.UTC), True),
+        ]
+    alive = {"object": "discount", "coupon": "SPRING", "start": T0}
+    assert take(platform.conn, platform.ring, alive).as_json()["quarantined"] == 1
 
 
 def test_a_capability_waits_for_its_account(platform):
@@ -399,6 +438,16 @@ def test_stripes_fixtures_of_nine_years_go_in_once_twice_and_shuffled(platform, 
     random.Random(7).shuffle(found)  # noqa: S311 - no secret is drawn
     import_records(platform.conn, platform.ring, [*found, *found[:200]], Delivery("fixtures"))
     assert differences(expected, snapshot(platform.conn, platform.ring)) == []
+
+
+@needs_fixtures
+def test_every_version_by_itself_becomes_rows(platform):
+    shares = {
+        file.name: import_records(platform.conn, platform.ring, read_file(file), Delivery(file.name)).as_json()
+        for file in sorted(FIXTURES.glob("*.json.gz"))
+    }
+    print(json.dumps({name: report["normalised_share"] for name, report in shares.items()}, indent=1))
+    assert {name for name, report in shares.items() if report["normalised_share"] < 0.97 or report["lost"]} == set()
 
 
 def test_the_command_says_what_became_of_a_file(platform, tmp_path):
