@@ -171,12 +171,13 @@ def test_a_charge_finds_its_intent_again_when_an_older_state_names_the_intents_m
         for one in ([account(), customer()], *([state] for state in order)):
             take(platform.conn, platform.ring, *one)
         assert rows(platform.conn, "select account_id, payment_intent_id from oltp.charges") == [("acct_1", "pi_1")]
-        assert rows(platform.conn, "select column_name from ingest.pending_references where table_name = 'charges'") == []
+        assert rows(platform.conn, "select row_key from ingest.pending_references where table_name = 'charges'") == []
 
 
 def test_a_foreseen_bill_is_never_among_the_bills_and_the_newest_look_at_it_shows(another):
     line = {"id": "il_1", "object": "line_item", "amount": 7, "currency": "eur", "invoice": None}
-    foreseen = {"object": "invoice", "currency": "eur", "customer": "cus_1", "lines": {"object": "list", "data": [line]}}
+    lines = {"object": "list", "data": [line]}
+    foreseen = {"object": "invoice", "currency": "eur", "customer": "cus_1", "lines": lines}
     looks = [
         {**foreseen, "created": T0, "total": 7},
         {**foreseen, "created": T0 + 5, "total": 8, "id": "upcoming_in_1"},

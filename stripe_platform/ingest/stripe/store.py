@@ -41,8 +41,8 @@ ORDER = (
     "early_fraud_warnings", "reviews", "payment_evaluations", "value_lists", "value_list_items",
     "balance_transactions", "payouts", "transfers", "transfer_reversals", "application_fees", "fee_refunds", "topups",
     "reserve_plans", "reserve_holds", "reserve_releases", "subscriptions", "subscription_items", "invoices",
-    "invoice_previews", "invoice_items", "invoice_lines", "invoice_payments", "credit_notes", "credit_note_lines", "discounts", "tax_ids",
-    "customer_balance_transactions", "webhook_endpoints", "events",
+    "invoice_previews", "invoice_items", "invoice_lines", "invoice_payments", "credit_notes", "credit_note_lines",
+    "discounts", "tax_ids", "customer_balance_transactions", "webhook_endpoints", "events",
 )  # fmt: skip
 # The object a table's rows are, where several kinds share it.
 SLOT = {kind.table: kind.name for kind in ALL.values() if kind.preference and " as " not in kind.name} | {
