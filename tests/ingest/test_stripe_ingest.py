@@ -174,6 +174,25 @@ def test_a_charge_finds_its_intent_again_when_an_older_state_names_the_intents_m
         assert rows(platform.conn, "select row_key from ingest.pending_references where table_name = 'charges'") == []
 
 
+@pytest.mark.parametrize(
+    "later", [{"account": "acct_1"}, {"amount": 2000, "net": 1941}, {"reporting_category": "other_adjustment"}]
+)
+def test_the_books_follow_a_movement_that_a_later_state_changes(another, later):
+    """What was booked is taken back and booked anew: an entry is not what happened to arrive first."""
+    who = {"account": later["account"]} if "account" in later else {}
+    change = {} if who else later
+    first = event(movement(), "balance.available", at=T0, key="evt_1")
+    second = event(movement(**change), "balance.available", at=T0 + 5, key="evt_2", **who)
+    found = []
+    for order in ([account()], [first], [second]), ([account()], [second], [first]), ([second, first], [account()]):
+        platform = another()
+        for one in order:
+            take(platform.conn, platform.ring, *one)
+        found.append(snapshot(platform.conn, platform.ring))
+        assert rows(platform.conn, "select ledger_entry_id is not null from oltp.balance_transactions") == [(True,)]
+    assert [differences(found[0], other) for other in found[1:]] == [[], []]
+
+
 def test_a_foreseen_bill_is_never_among_the_bills_and_the_newest_look_at_it_shows(another):
     line = {"id": "il_1", "object": "line_item", "amount": 7, "currency": "eur", "invoice": None}
     lines = {"object": "list", "data": [line]}

@@ -20,7 +20,7 @@ from psycopg import sql
 from stripe_platform.ingest.stripe import links
 from stripe_platform.ingest.stripe.arrivals import FIRST
 from stripe_platform.ingest.stripe.history import keep_history
-from stripe_platform.ingest.stripe.hooks import after_rows
+from stripe_platform.ingest.stripe.hooks import after_rows, booked
 from stripe_platform.ingest.stripe.kinds import ALL
 from stripe_platform.ingest.stripe.landing import Landing, again
 from stripe_platform.ingest.stripe.links import HOT, Pending
@@ -300,6 +300,8 @@ def _write_table(work: Batch, table: str) -> None:
     claims = work.rows[table]
     if table in _NEEDS_PARENT:
         claims = _with_parent(work, table, claims)
+    touched = sorted(set(claims) | set(work.sticky[table]))
+    before = booked(work.conn, table, touched)
     if table in HOT:
         _write_hot(work, table, claims)
     elif claims or work.sticky[table]:
@@ -308,9 +310,9 @@ def _write_table(work: Batch, table: str) -> None:
     for beside in {name for claim in claims.values() for name in claim.main.beside}:
         _write_beside(work, table, beside, claims)
     # An older state changes a row too where it alone names an owner: what was unlinked for that is looked at again.
-    _settle(work, table, set(claims) | set(work.sticky[table]) | (work.affected[table] if table in HOT else set()))
-    if claims:
-        after_rows(work.conn, table, list(claims))
+    _settle(work, table, set(touched) | (work.affected[table] if table in HOT else set()))
+    if touched:
+        after_rows(work.conn, table, touched, before)
 
 
 def _settle(work: Batch, table: str, arrived: Collection[str]) -> None:
