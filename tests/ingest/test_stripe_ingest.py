@@ -175,7 +175,13 @@ def test_a_charge_finds_its_intent_again_when_an_older_state_names_the_intents_m
 
 
 @pytest.mark.parametrize(
-    "later", [{"account": "acct_1"}, {"amount": 2000, "net": 1941}, {"reporting_category": "other_adjustment"}]
+    "later",
+    [
+        {"account": "acct_1"},
+        {"amount": 2000, "net": 1941},
+        {"reporting_category": "other_adjustment"},
+        {"available_on": 4_000_000_000},
+    ],
 )
 def test_the_books_follow_a_movement_that_a_later_state_changes(another, later):
     """What was booked is taken back and booked anew: an entry is not what happened to arrive first."""

@@ -32,7 +32,7 @@ and (b.exchange_rate is null or b.reporting_category not in
 
 _BOOKED = """
 select b.id, b.ledger_entry_id, e.effective_at, row(b.account_id, b.reporting_category, b.currency, b.amount, b.fee,
-    b.net, b.created, f.parts, o.currency, o.amount, exists (select from ingest.pending_references p
+    b.net, b.available_on, b.created, f.parts, o.currency, o.amount, exists (select from ingest.pending_references p
         where p.table_name = 'balance_transactions' and p.row_key = b.id and p.column_name = 'account_id'))::text
 from oltp.balance_transactions b join oltp.ledger_entries e on e.id = b.ledger_entry_id
 cross join lateral (select array_agg((d.type, d.amount)::text order by d.type, d.amount) as parts
