@@ -79,6 +79,7 @@ _UNDATED: tuple[tuple[str, tuple[str, ...], Growth, str], ...] = (
     ("dunning_policies", ("id",), "reference", "What becomes of a subscription that is not paid"),
     ("dunning_steps", ("policy_id", "attempt"), "reference", "When a failed payment is tried again"),
     ("invoices", ("id",), "mutable", "Bills"),
+    ("invoice_previews", ("id",), "mutable", "Bills as they are foreseen: nobody owes them"),
     ("invoice_items", ("id",), "mutable", "What waits for the next bill"),
     ("invoice_lines", ("id",), "mutable", "Lines of bills with their service period"),
     ("invoice_line_discounts", ("invoice_line_id", "discount_id"), "mutable", "What a discount took off a line"),

@@ -32,9 +32,9 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     ),
     "billing": (
         "subscriptions", "subscription_items", "subscription_billing", "subscription_cycles", "subscription_tax_rates",
-        "dunning_policies", "dunning_steps", "invoices", "invoice_items", "invoice_lines", "invoice_line_discounts",
-        "invoice_payments", "invoice_taxes", "credit_notes", "credit_note_lines", "discounts", "tax_ids",
-        "customer_balance_transactions",
+        "dunning_policies", "dunning_steps", "invoices", "invoice_previews", "invoice_items", "invoice_lines",
+        "invoice_line_discounts", "invoice_payments", "invoice_taxes", "credit_notes", "credit_note_lines", "discounts",
+        "tax_ids", "customer_balance_transactions",
     ),
     "connect": (
         "accounts", "capabilities", "terminals", "bank_accounts", "payout_schedules", "payouts",

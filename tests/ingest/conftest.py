@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +45,29 @@ def platform(oltp: Settings) -> Iterator[Platform]:
 
 
 @pytest.fixture
-def another(platform: Platform, servers: Any, oltp_template: str) -> Iterator[Callable[[], Platform]]:
-    """Makes one more empty database each time it is called."""
-    with psycopg.connect(servers.superuser("oltp"), autocommit=True) as superuser, ExitStack() as stack:
-        def make() -> Platform:
-            name = f"oltp_{secrets.token_hex(6)}"
+def fresh(platform: Platform, servers: Any, oltp_template: str) -> Callable[[], AbstractContextManager[Platform]]:
+    """Makes an empty database that goes with its block: a property's examples are many, connections are few."""
+
+    @contextmanager
+    def make() -> Iterator[Platform]:
+        name = f"oltp_{secrets.token_hex(6)}"
+        with psycopg.connect(servers.superuser("oltp"), autocommit=True) as superuser:
             superuser.execute(sql.SQL("create database {} template {} owner payments_owner").format(
                 sql.Identifier(name), sql.Identifier(oltp_template)))
-            stack.callback(superuser.execute, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-            with psycopg.connect(servers.url("STRIPE_PLATFORM_OLTP_OWNER_DSN", name), autocommit=True) as owner:
-                bring_world(owner)
-            dsn = servers.url("STRIPE_PLATFORM_INGEST_DSN", name)
-            conn = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-            return Platform(conn, platform.ring, platform.settings)
+            try:
+                with psycopg.connect(servers.url("STRIPE_PLATFORM_OLTP_OWNER_DSN", name), autocommit=True) as owner:
+                    bring_world(owner)
+                dsn = servers.url("STRIPE_PLATFORM_INGEST_DSN", name)
+                with psycopg.connect(dsn, autocommit=True) as conn:
+                    yield Platform(conn, platform.ring, platform.settings)
+            finally:
+                superuser.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
-        yield make
+    return make
+
+
+@pytest.fixture
+def another(fresh: Callable[[], AbstractContextManager[Platform]]) -> Iterator[Callable[[], Platform]]:
+    """Makes one more empty database each time it is called; all go with the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(fresh())

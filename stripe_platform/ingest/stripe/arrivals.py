@@ -94,6 +94,8 @@ def arrivals(obj: Json, kind: str, delivery: Delivery) -> Iterator[Arrival]:
             owner = around
             if isinstance(value, dict):
                 found = _whole_object(value)
+                if found == "line_item" and around.kind == "invoice" and is_preview(around.obj):
+                    found = None  # a line of no bill: it stays in what foresees it
                 if found is not None:
                     # An object of another account's event is that account's.
                     owner = _arrival(found, value, account, around, event_as_of, version)
@@ -128,6 +130,12 @@ def _mark(arrival: Arrival, event_type: str | None) -> None:
         arrival.context["detached"] = True
 
 
+def is_preview(obj: Json) -> bool:
+    """Whether an object was only foreseen: Stripe gives previews no id, or one that says so."""
+    own = obj.get("id")
+    return not own or (isinstance(own, str) and own.startswith("upcoming_"))
+
+
 def _whole_object(value: Json) -> str | None:
     """The kind of an expanded object that says more than its id."""
     own = value.get("object")
@@ -136,7 +144,7 @@ def _whole_object(value: Json) -> str | None:
     kind = kind_of(own)
     if kind not in MODELLED or kind == "event":
         return None
-    return kind if value.get("id") or kind == "discount" else None
+    return kind if value.get("id") or kind == "discount" or ALL[kind].preview else None
 
 
 def _arrival(

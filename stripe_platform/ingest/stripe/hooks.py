@@ -1,11 +1,13 @@
 """What other rooms of the OLTP do with rows the importer wrote, in the same transaction.
 
 A balance transaction is booked when all that its entry is made of stands: its merchant, and, where money was exchanged,
-the object that moved it. Until then the ledger's completeness check shows it as unbooked.
+the object that moved it. Until then the ledger's completeness check shows it as unbooked. Where a state that arrives
+changes what its entry was made of, the entry is reversed and booked anew: the books follow the rows, not the order.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 
 import psycopg
@@ -28,12 +30,52 @@ and (b.exchange_rate is null or b.reporting_category not in
 """
 
 
-def after_rows(conn: psycopg.Connection, table: str, ids: Sequence[str]) -> None:
+_BOOKED = """
+select b.id, b.ledger_entry_id, e.effective_at, row(b.account_id, b.reporting_category, b.currency, b.amount, b.fee,
+    b.net, b.available_on, b.created, f.parts, o.currency, o.amount, exists (select from ingest.pending_references p
+        where p.table_name = 'balance_transactions' and p.row_key = b.id and p.column_name = 'account_id'))::text
+from oltp.balance_transactions b join oltp.ledger_entries e on e.id = b.ledger_entry_id
+cross join lateral (select array_agg((d.type, d.amount)::text order by d.type, d.amount) as parts
+    from oltp.fee_details d where d.balance_transaction_id = b.id) f
+left join lateral (
+    select c.currency, c.amount_captured as amount from oltp.charges c where c.id = b.source_id
+    union all select r.currency, r.amount from oltp.refunds r where r.id = b.source_id
+    union all select d.currency, d.amount from oltp.disputes d where d.id = b.source_id
+    limit 1
+) o on b.exchange_rate is not null
+where (b.id = any(%(movements)s) or (b.source_id = any(%(sources)s) and b.exchange_rate is not null))
+and (b.available_entry_id is null or b.available_entry_id = b.ledger_entry_id)
+"""
+Booked = dict[str, tuple[str, dt.datetime, str]]  # movement -> its entry, when that counts, and what it was made of
+
+
+def booked(conn: psycopg.Connection, table: str, ids: Sequence[str]) -> Booked:
+    """The entries of these rows' movements; what was released to a merchant since is beyond taking back."""
+    if not ids or (table != "balance_transactions" and table not in _MOVERS):
+        return {}
+    movements, sources = (ids, ()) if table == "balance_transactions" else ((), ids)
+    found = conn.execute(_BOOKED, {"movements": list(movements), "sources": list(sources)})
+    return {key: (entry, at, made_of) for key, entry, at, made_of in found}
+
+
+def after_rows(conn: psycopg.Connection, table: str, ids: Sequence[str], before: Booked | None = None) -> None:
     """Rows of this table were written, or found their merchant: the one place where the ledger hears of them."""
+    if before:
+        _take_back(conn, booked(conn, table, ids), before)
     if table == "balance_transactions":
         _book(conn, ids, ())
     elif table in _MOVERS:
         _book(conn, (), ids)
+
+
+def _take_back(conn: psycopg.Connection, now: Booked, before: Booked) -> None:
+    stale = [key for key, found in now.items() if key in before and found != before[key]]
+    for key in stale:
+        entry, at, _ = now[key]
+        ledger.reverse(conn, entry, at)
+    if stale:
+        conn.execute("update oltp.balance_transactions set ledger_entry_id = null, available_entry_id = null"
+                     " where id = any(%s)", [stale])
 
 
 def _book(conn: psycopg.Connection, movements: Sequence[str], sources: Sequence[str]) -> None:

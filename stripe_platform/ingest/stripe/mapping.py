@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from stripe_platform.ingest.stripe import values
-from stripe_platform.ingest.stripe.arrivals import Arrival
+from stripe_platform.ingest.stripe.arrivals import Arrival, is_preview
 from stripe_platform.ingest.stripe.kinds import ALL, MODELLED
 from stripe_platform.ingest.stripe.spec import Child, Field, Kind
 from stripe_platform.money import THREE_DECIMAL
@@ -80,6 +80,8 @@ def map_arrival(arrival: Arrival, drift: Drift) -> Mapped:
         raise Unmodelled
     kind = ALL[arrival.kind]
     obj = arrival.obj
+    if kind.preview and is_preview(obj):
+        kind = ALL[kind.preview]
     key = _key(kind, arrival)
     mains = [_main(kind, arrival, key, drift)]
     for also in kind.also:

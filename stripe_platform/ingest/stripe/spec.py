@@ -147,4 +147,5 @@ class Kind:
     grows: tuple[str, ...] = ()  # numbers that only grow: they tell versions of one second apart too
     preference: int = 1  # of two kinds that share a table the higher one is the fuller
     known: tuple[str, ...] = ()  # fields that `derive` reads, or that say nothing new
+    preview: str = ""  # declaration (by name) for objects of this kind that only say what may come
     also: tuple[str, ...] = ()  # further declarations (by name) that read the same object

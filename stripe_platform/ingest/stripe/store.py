@@ -20,7 +20,7 @@ from psycopg import sql
 from stripe_platform.ingest.stripe import links
 from stripe_platform.ingest.stripe.arrivals import FIRST
 from stripe_platform.ingest.stripe.history import keep_history
-from stripe_platform.ingest.stripe.hooks import after_rows
+from stripe_platform.ingest.stripe.hooks import after_rows, booked
 from stripe_platform.ingest.stripe.kinds import ALL
 from stripe_platform.ingest.stripe.landing import Landing, again
 from stripe_platform.ingest.stripe.links import HOT, Pending
@@ -41,12 +41,13 @@ ORDER = (
     "early_fraud_warnings", "reviews", "payment_evaluations", "value_lists", "value_list_items",
     "balance_transactions", "payouts", "transfers", "transfer_reversals", "application_fees", "fee_refunds", "topups",
     "reserve_plans", "reserve_holds", "reserve_releases", "subscriptions", "subscription_items", "invoices",
-    "invoice_items", "invoice_lines", "invoice_payments", "credit_notes", "credit_note_lines", "discounts", "tax_ids",
-    "customer_balance_transactions", "webhook_endpoints", "events",
+    "invoice_previews", "invoice_items", "invoice_lines", "invoice_payments", "credit_notes", "credit_note_lines",
+    "discounts", "tax_ids", "customer_balance_transactions", "webhook_endpoints", "events",
 )  # fmt: skip
 # The object a table's rows are, where several kinds share it.
 SLOT = {kind.table: kind.name for kind in ALL.values() if kind.preference and " as " not in kind.name} | {
-    "payment_methods": "payment_method", "bank_accounts": "bank_account", "prices": "price"}  # fmt: skip
+    "payment_methods": "payment_method", "bank_accounts": "bank_account", "prices": "price",
+    "invoice_previews": "invoice_preview"}  # fmt: skip
 _NEEDS_PARENT = {"capabilities": ("account_id", "accounts")}
 
 Slot = tuple[str, str]
@@ -299,6 +300,8 @@ def _write_table(work: Batch, table: str) -> None:
     claims = work.rows[table]
     if table in _NEEDS_PARENT:
         claims = _with_parent(work, table, claims)
+    touched = sorted(set(claims) | set(work.sticky[table]))
+    before = booked(work.conn, table, touched)
     if table in HOT:
         _write_hot(work, table, claims)
     elif claims or work.sticky[table]:
@@ -306,14 +309,10 @@ def _write_table(work: Batch, table: str) -> None:
     _delete(work, table)
     for beside in {name for claim in claims.values() for name in claim.main.beside}:
         _write_beside(work, table, beside, claims)
-    arrived = set(claims)
-    if table == "payment_methods":
-        arrived |= {key for key, columns in work.sticky[table].items() if "customer_id" in columns}
-    if table == "payment_intents":
-        arrived |= work.affected[table]
-    _settle(work, table, arrived)
-    if claims:
-        after_rows(work.conn, table, list(claims))
+    # An older state changes a row too where it alone names an owner: what was unlinked for that is looked at again.
+    _settle(work, table, set(touched) | (work.affected[table] if table in HOT else set()))
+    if touched:
+        after_rows(work.conn, table, touched, before)
 
 
 def _settle(work: Batch, table: str, arrived: Collection[str]) -> None:

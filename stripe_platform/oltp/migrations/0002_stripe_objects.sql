@@ -699,6 +699,26 @@ create index invoices_customer_id on oltp.invoices (customer_id, created);
 create index invoices_subscription_id on oltp.invoices (subscription_id);
 alter table oltp.subscriptions add constraint subscriptions_latest_invoice
 foreign key (latest_invoice_id) references oltp.invoices;
+create table oltp.invoice_previews (
+    id text collate "C" primary key check (id ~ '^[^ \t\n]{1,255}$'),
+    account_id text collate "C" references oltp.accounts,
+    customer_id text collate "C" references oltp.customers,
+    subscription_id text collate "C" references oltp.subscriptions,
+    currency text references oltp.currencies,
+    amount_due bigint,
+    subtotal bigint,
+    tax bigint,
+    total bigint,
+    starting_balance bigint,
+    ending_balance bigint,
+    next_payment_attempt timestamptz check (isfinite(next_payment_attempt)),
+    period_start timestamptz check (isfinite(period_start)),
+    period_end timestamptz check (isfinite(period_end)),
+    livemode boolean not null default false,
+    created timestamptz check (isfinite(created))
+);
+comment on table oltp.invoice_previews is
+'Bills as Stripe foresees them: one a subscription or payer, the newest; never among invoices, for nobody owes them';
 create table oltp.invoice_items (
     id text collate "C" primary key check (id ~ '^[^ \t\n]{1,255}$'),
     customer_id text collate "C" references oltp.customers,

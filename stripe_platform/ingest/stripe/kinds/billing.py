@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,6 +103,10 @@ PROMOTION_CODE = Kind(
 )  # fmt: skip
 
 
+def _inside(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
 def _discount_id(obj: Json, context: Mapping[str, Any]) -> Any:
     """Until 2020 a discount had no id: its place is its name, for there was one discount a place."""
     if obj.get("id"):
@@ -110,7 +115,17 @@ def _discount_id(obj: Json, context: Mapping[str, Any]) -> Any:
         found = values.ident(obj.get(place) or context.get(place), place)
         if found:
             return f"discount:{found}"
-    return None
+    return _gone(obj) if obj.get("deleted") is True else None
+
+
+def _gone(obj: Json) -> str:
+    """The answer to a deletion that says not whose discount it was: a tombstone, one for all that say the same."""
+    coupon = obj.get("coupon") or _inside(obj.get("source")).get("coupon")
+    said = [values.coupon_id(coupon, "coupon"), values.ident(obj.get("promotion_code"), "promotion_code"),
+            *(t if isinstance(t, int) else None for t in (obj.get("start"), obj.get("end")))]  # fmt: skip
+    if not any(part is not None for part in said):
+        return "discount:gone"
+    return f"discount:gone:{hashlib.sha256(values.dumps(said).encode()).hexdigest()[:32]}"
 
 
 DISCOUNT = Kind(
@@ -158,6 +173,9 @@ SUBSCRIPTION_ITEM = Kind(
 )  # fmt: skip
 
 
+_BILLED_FOR = ("subscription", "parent.subscription_details.subscription")
+
+
 def _invoice(obj: Json, _context: Mapping[str, Any]) -> Json:
     """The state where old versions only had flags, and the taxes in either of their two forms."""
     found = obj.get("status")
@@ -182,7 +200,7 @@ def _dicts(value: Any) -> list[Json]:
 INVOICE = Kind(
     "invoice", "invoices", (
         ACCOUNT, ref("customer_id", "customers"),
-        ref("subscription_id", "subscriptions", "subscription", "parent.subscription_details.subscription"),
+        ref("subscription_id", "subscriptions", *_BILLED_FOR),
         text("number"), of("status", values.one_of("draft", "open", "paid", "uncollectible", "void"), "$status"),
         word("billing_reason"), word("collection_method", "collection_method", "billing"), currency("currency"),
         money("amount_due", signed=True), money("amount_paid", signed=True), money("amount_remaining", signed=True),
@@ -202,15 +220,38 @@ INVOICE = Kind(
         ), at="$taxes", each="list"),
     ),
     derive=_invoice, order=("draft", "open", "uncollectible", "void", "paid"), grows=("amount_paid", "attempt_count"),
+    preview="invoice as preview",
     known=("status", "paid", "closed", "forgiven", "customer_name", "customer_email", "customer_phone",
            "customer_address", "customer_shipping", "total_tax_amounts", "total_taxes"),
+)  # fmt: skip
+
+
+
+def _preview_id(obj: Json, _context: Mapping[str, Any]) -> Any:
+    """One bill is foreseen a subscription, or a payer without one; of several looks at it the newest shows."""
+    details = _inside(_inside(obj.get("parent")).get("subscription_details"))
+    whose = (values.ident(obj.get("subscription"), "subscription")
+             or values.ident(details.get("subscription"), "subscription")
+             or values.ident(obj.get("customer"), "customer"))  # fmt: skip
+    return f"upcoming:{whose}" if whose else None
+
+
+INVOICE_PREVIEW = Kind(
+    INVOICE.preview, "invoice_previews", (
+        ACCOUNT, ref("customer_id", "customers"), ref("subscription_id", "subscriptions", *_BILLED_FOR),
+        currency("currency"), money("amount_due", signed=True), money("subtotal", signed=True),
+        money("tax", signed=True), money("total", signed=True), money("starting_balance", signed=True),
+        money("ending_balance", signed=True), at("next_payment_attempt"), at("period_start"), at("period_end"),
+        LIVEMODE, CREATED,
+    ),
+    id=_preview_id, deletable=False,
 )  # fmt: skip
 
 _PRICED = ("price", "pricing.price_details.price", "plan")
 INVOICE_ITEM = Kind(
     "invoiceitem", "invoice_items", (
         ref("customer_id", "customers"), ref("invoice_id", "invoices"),
-        ref("subscription_id", "subscriptions", "subscription", "parent.subscription_details.subscription"),
+        ref("subscription_id", "subscriptions", *_BILLED_FOR),
         ref("price_id", "prices", *_PRICED), money("amount", signed=True), currency("currency"),
         of("quantity", values.quantity), flag("proration"), at("period_start", "period.start"),
         at("period_end", "period.end"), sealed("description"), METADATA, LIVEMODE, CREATED,
@@ -313,6 +354,7 @@ CUSTOMER_BALANCE_TRANSACTION = Kind(
 )  # fmt: skip
 
 KINDS = (
-    PRODUCT, PRICE, PLAN, COUPON, PROMOTION_CODE, DISCOUNT, SUBSCRIPTION, SUBSCRIPTION_ITEM, INVOICE, INVOICE_ITEM,
-    INVOICE_LINE, INVOICE_PAYMENT, TAX_RATE, CREDIT_NOTE, CREDIT_NOTE_LINE, TAX_ID, CUSTOMER_BALANCE_TRANSACTION,
+    PRODUCT, PRICE, PLAN, COUPON, PROMOTION_CODE, DISCOUNT, SUBSCRIPTION, SUBSCRIPTION_ITEM, INVOICE, INVOICE_PREVIEW,
+    INVOICE_ITEM, INVOICE_LINE, INVOICE_PAYMENT, TAX_RATE, CREDIT_NOTE, CREDIT_NOTE_LINE, TAX_ID,
+    CUSTOMER_BALANCE_TRANSACTION,
 )  # fmt: skip
