@@ -11,13 +11,13 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
+from memory import in_memory
 from psycopg import sql
 
 from stripe_platform.embedded import servers as embedded
@@ -54,11 +54,11 @@ class Servers:
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """Own servers of this test session, in a home of its own; taken down and deleted at the end."""
-    homes = Path(tempfile.gettempdir()) / f"stripe_platform_tests-{os.getuid()}"
-    homes.mkdir(mode=0o700, exist_ok=True)
+    homes = in_memory() / f"stripe_platform_tests-{os.getuid()}"
+    homes.mkdir(mode=0o711, exist_ok=True)  # root's servers run as another user, who must get in
     _remove_homes_of_killed_sessions(homes)
     home = homes / str(os.getpid())
-    home.mkdir(mode=0o700)
+    home.mkdir(mode=0o711)
     (home / "owner.json").write_text(json.dumps(vars(Proc.of(os.getpid()))))
     try:
         # Only a MongoDB of the user's may stand in: the other databases are created and dropped by these fixtures.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import pytest
 from dotenv import dotenv_values
+from memory import in_memory
 
 TOOLS = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
@@ -39,11 +42,9 @@ class Platform:
 
     def variable(self, name: str) -> str:
         """What `up` wrote for a variable."""
-        return dotenv_values(self.home / "connections.env")[name] or ""
-
-    def connection(self, name: str) -> str:
-        """A connection URL, by the end of its variable's name."""
-        return self.variable(f"STRIPE_PLATFORM_{name}")
+        value = dotenv_values(self.home / "connections.env")[name]
+        assert value, f"{name} is not in connections.env"
+        return value
 
     def json(self, *args: str) -> dict:
         return json.loads(self.run(*args, "--json").stdout.strip().splitlines()[-1])
@@ -56,22 +57,21 @@ class Platform:
 
     def dsn(self, name: str) -> str:
         """A connection URL of `connections.env`: `WAREHOUSE_DSN`, `OLTP_OWNER_DSN`, ..."""
-        for line in (self.home / "connections.env").read_text().splitlines():
-            variable, _, value = line.partition("=")
-            if variable == f"STRIPE_PLATFORM_{name}":
-                return value.strip().strip("'\"")
-        raise AssertionError(f"{name} is not in connections.env")
+        return self.variable(f"STRIPE_PLATFORM_{name}")
 
 
 @pytest.fixture(scope="session")
-def new_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Platform]]:
-    """Makes empty platforms; stops their servers at the end."""
+def new_platform() -> Iterator[Callable[[str], Platform]]:
+    """Makes empty platforms; stops their servers and deletes them at the end."""
     made: list[Platform] = []
 
     def make(name: str) -> Platform:
-        made.append(Platform(tmp_path_factory.mktemp(name)))
+        home = Path(tempfile.mkdtemp(prefix=f"stripe_platform_{name}_", dir=in_memory()))
+        home.chmod(0o711)  # root's servers run as another user, who must get in
+        made.append(Platform(home))
         return made[-1]
 
     yield make
     for platform in made:
         platform.run("down", check=False)
+        shutil.rmtree(platform.home)

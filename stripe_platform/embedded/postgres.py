@@ -122,7 +122,8 @@ class Cluster:
             )
         settings = {**COMMON, **TUNED[self.name], "port": str(self.port)}
         if not self.fsync:
-            settings["fsync"] = "off"
+            # Killed servers of tests leave what they share in their own folder, which is deleted, not in /dev/shm.
+            settings |= {"fsync": "off", "dynamic_shared_memory_type": "mmap"}
         self._write("stripe_platform.conf", "".join(f"{k} = '{v}'\n" for k, v in settings.items()))
         self._run("pg_ctl", "start", "--pgdata", str(self.data), "--log", str(self.log_file), "--wait",
                   "--timeout", str(START_SECONDS), "--silent")

@@ -54,8 +54,8 @@ def test_live_tables_and_collections_are_the_asset_keys(demo):
     """An asset without a table, or a table without an asset, is a lineage that lies."""
     platform, _ = demo
     assets = set(json.loads((ROOT / "tests" / "asset_graph.json").read_text())["assets"])
-    live = _tables(platform.connection("OLTP_OWNER_DSN"), ["oltp"])
-    live |= _tables(platform.connection("WAREHOUSE_DSN"), ["raw", "staging", "marts", "features"])
+    live = _tables(platform.dsn("OLTP_OWNER_DSN"), ["oltp"])
+    live |= _tables(platform.dsn("WAREHOUSE_DSN"), ["raw", "staging", "marts", "features"])
     client = MongoClient(platform.variable("MONGODB_URI"))
     with client:
         names = client["stripe_platform"].list_collection_names()

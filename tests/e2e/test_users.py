@@ -22,7 +22,7 @@ def test_dg_launches_one_partition_and_a_planted_violation_turns_the_checks_red(
     asset = "key:marts/fct_charges"
     platform.run("launch", "--assets", asset, "--partition", "2026-06-10", tool="dg")
     platform.run("checks", "--fail-on", "error")
-    with psycopg.connect(platform.connection("WAREHOUSE_DSN")) as connection:
+    with psycopg.connect(platform.dsn("WAREHOUSE_DSN")) as connection:
         changed = connection.execute(
             "update raw.charges set amount = -amount where id in "
             "(select id from raw.charges where _ledger_day = '2026-06-10' and amount > 0 limit 1) returning id"
@@ -35,6 +35,6 @@ def test_dg_launches_one_partition_and_a_planted_violation_turns_the_checks_red(
         refused = platform.run("launch", "--assets", asset, "--partition", "2026-06-10", tool="dg", check=False)
         assert refused.returncode != 0
     finally:
-        with psycopg.connect(platform.connection("WAREHOUSE_DSN")) as connection:
+        with psycopg.connect(platform.dsn("WAREHOUSE_DSN")) as connection:
             connection.execute("update raw.charges set amount = -amount where id = %s", changed)
     platform.run("checks", "--run", "--day", "2026-06-10", "--fail-on", "error")
