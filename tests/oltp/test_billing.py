@@ -245,21 +245,22 @@ def test_a_run_that_is_killed_leaves_nothing_half_done_and_the_next_goes_on(desk
 
 
 def test_one_subscription_that_cannot_be_billed_does_not_stop_the_others(desk: Desk):
-    bad, good = desk.subscribe(), desk.subscribe(Item(desk.price(700)))
+    bad, good = desk.subscribe(), desk.subscribe(Item(desk.price(700)), created=START + dt.timedelta(minutes=1))
+    both_due = at("2024-02-29") + dt.timedelta(minutes=1)
     with psycopg.connect(desk.shop.settings.need("oltp_owner_dsn")) as owner:
         owner.execute("update oltp.prices set billing_scheme = 'tiered', tiers_mode = 'volume', unit_amount = null,"
                       " unit_amount_decimal = null where id = %s", [desk.monthly])
         owner.execute("insert into oltp.price_tiers (price_id, position, flat_amount_decimal) values (%s, 0, 'NaN')",
                       [desk.monthly])
     with pytest.raises(psycopg.Error):
-        run(desk, at("2024-02-29"))
+        run(desk, both_due)
     desk.conn.execute("update oltp.price_tiers set flat_amount_decimal = 1000, up_to = null")
     desk.conn.execute("update oltp.accounts set charges_enabled = false")
-    done = run(desk, at("2024-02-29"))
+    done = run(desk, both_due)
     assert set(done.failed) == {bad.subscription_id, good.subscription_id}
     assert all("may not take payments" in reason for reason in done.failed.values())
     desk.conn.execute("update oltp.accounts set charges_enabled = true")
-    assert run(desk, at("2024-02-29")).paid == 2
+    assert run(desk, both_due).paid == 2
 
 
 def test_a_trial_bills_nothing_until_it_ends(desk: Desk):
