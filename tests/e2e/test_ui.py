@@ -232,10 +232,11 @@ def test_a_backfill_of_28_days_is_one_run(ui):
 
 def test_the_sensor_starts_a_run_within_60_seconds_of_a_commit(ui):
     with psycopg.connect(ui.platform.dsn("OLTP_DSN"), autocommit=True) as oltp:
-        charge, currency, created = oltp.execute(
-            "select id, currency, created from oltp.charges where amount_captured > amount_refunded"
-            " order by id desc limit 1").fetchone()
-        refund_charge(oltp, charge_id=charge, amount=1, currency=currency, created=created)
+        charge, created = oltp.execute(
+            "select c.id, c.created from oltp.charges c where c.amount_captured > 100 and c.currency = 'eur'"
+            " and not exists (select from oltp.refunds r where r.charge_id = c.id)"
+            " and not exists (select from oltp.disputes d where d.charge_id = c.id) order by c.id desc limit 1").fetchone()
+        refund_charge(oltp, charge_id=charge, amount=100, currency="eur", created=created)
     since = time.time()
     eventually(lambda: [r for r in ui.runs(since, job="arrivals") if r["status"] in LAUNCHED], 60)
     runs = ui.ended(lambda: ui.runs(since, job="arrivals"), PATIENCE)
