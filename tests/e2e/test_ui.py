@@ -235,7 +235,8 @@ def test_the_sensor_starts_a_run_within_60_seconds_of_a_commit(ui):
         charge, created = oltp.execute(
             "select c.id, c.created from oltp.charges c where c.amount_captured > 100 and c.currency = 'eur'"
             " and not exists (select from oltp.refunds r where r.charge_id = c.id)"
-            " and not exists (select from oltp.disputes d where d.charge_id = c.id) order by c.id desc limit 1").fetchone()
+            " and not exists (select from oltp.disputes d where d.charge_id = c.id)"
+            " order by c.id desc limit 1").fetchone()
         refund_charge(oltp, charge_id=charge, amount=100, currency="eur", created=created)
     since = time.time()
     eventually(lambda: [r for r in ui.runs(since, job="arrivals") if r["status"] in LAUNCHED], 60)
