@@ -61,29 +61,33 @@ class Subscriptions:
             "quantity": int(members.quantity[member]), "current_period_start": start,
             "current_period_end": anchor if known or trial else first, "created": start,
         })
-        status, period = "active" if known else "trialing" if trial else "incomplete", 0
+        status, period, settled = "active" if known else "trialing" if trial else "incomplete", 0, start
         while True:
             begins, ends = _after(anchor, interval, period), _after(anchor, interval, period + 1)
             if begins >= self.book.end:
                 return
             leaves, pauses, draws = rng.random() < LEAVING and period > 0, rng.random() < PAUSING, rng.random(8)
             if leaves:
-                self._leave(name, begins, draws)
+                self._leave(name, begins, settled, draws)
                 return
             if pauses and period > 0 and status == "active":
                 self.book.change("subscriptions", begins, id=name, status="paused", pause_behavior="void",
                                  resumes_at=ends)
                 self.book.change("subscriptions", ends - HOUR, id=name, status="active")
+                settled = max(settled, ends - HOUR)
             else:
                 fresh = period == 0 and not (known or trial)
-                status = self._renew(member, name, item, (begins, ends), status, fresh, rng, draws)
+                status, last = self._renew(member, name, item, (begins, ends), status, fresh, rng, draws)
+                settled = max(settled, last)
                 if status in ("canceled", "incomplete_expired", "unpaid"):
                     return
             period += 1
 
-    def _leave(self, name: str, ends: int, draws: np.ndarray) -> None:
+    def _leave(self, name: str, ends: int, settled: int, draws: np.ndarray) -> None:
+        """The payer cancels before a period ends, but not before its last bill is settled or its pause has ended."""
         feedback = _FEEDBACK[int(draws[0] * len(_FEEDBACK))]
-        asked = ends - int((0.2 + 3 * draws[1]) * DAY_US)
+        ends = max(ends, settled + HOUR)
+        asked = max(ends - int((0.2 + 3 * draws[1]) * DAY_US), settled + HOUR)
         if draws[2] >= AT_ONCE:
             self.book.change("subscriptions", asked, id=name, cancel_at_period_end=True, cancel_at=ends)
             asked = ends
@@ -93,11 +97,11 @@ class Subscriptions:
     def _renew(
         self, member: int, subscription: str, item: str, period: tuple[int, int], status: str, begins: bool,
         rng: np.random.Generator, draws: np.ndarray,
-    ) -> str:
-        """Bill one period and collect; the subscription's status after the last attempt."""
+    ) -> tuple[str, int]:
+        """Bill one period and collect; the subscription's status after the last attempt, and when that was."""
         us, end = period
         if not self.book.stands(us):
-            return status
+            return status, us
         invoice, intent = new_id("in", us, rng), new_id("pi", us, rng)
         bill = self._bills.draft(member, subscription, item, invoice, period, begins, rng)
         if status == "trialing":
@@ -117,7 +121,7 @@ class Subscriptions:
         for number, at in enumerate(attempts, start=1):
             done = paid and number == len(attempts)
             if not self.book.stands(at):
-                return "past_due"  # collected on no day that is simulated: it stays open
+                return "past_due", at  # collected on no day that is simulated: it stays open
             charge = self._bills.attempt(member, intent, bill, at, done, rng)
             upon = {"id": invoice, "attempt_count": number, "attempted": True}
             if number == 1:
@@ -126,13 +130,13 @@ class Subscriptions:
                 self._bills.paid(invoice, intent, charge, bill, at, upon, rng)
                 if status != "active":
                     self.book.change("subscriptions", at, id=subscription, status="active")
-                return "active"
+                return "active", at
             again = attempts[number] if number < len(attempts) else None
             self.book.change("invoices", at, **upon, status="open" if number == 1 else None, next_payment_attempt=again)
             if number == 1 and not begins:
                 self.book.change("subscriptions", at, id=subscription, status="past_due")
                 status = "past_due"
-        return self._given_up(subscription, invoice, attempts[-1], begins, draws)
+        return self._given_up(subscription, invoice, attempts[-1], begins, draws), attempts[-1]
 
     def _given_up(self, subscription: str, invoice: str, at: int, begins: bool, draws: np.ndarray) -> str:
         if begins:

@@ -125,3 +125,15 @@ def test_what_is_added_moves_no_charge_that_features_are_made_of():
     for row in days.rows(day).later["charges"].to_pylist():
         assert row["customer_id"] in members
         assert "terminal_id" not in row
+
+
+def test_no_subscription_moves_after_its_end():
+    """A week's bill may be collected when the next week has begun, and a pause ends before a period does."""
+    life = Life(dataclasses.replace(LIFE, per_day=4000))
+    moves = defaultdict(list)
+    for row in life.changes["subscriptions"]:
+        if row.get("status"):
+            moves[row["id"]].append((row["at"], row["status"]))
+    late = [name for name, states in moves.items() if "canceled" in [state for _, state in sorted(states)][:-1]]
+    assert len(moves) > 1000
+    assert late == []
