@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from stripe_platform.cdc import columns as values
+from stripe_platform.cdc.pgtypes import type_name
 
 HEADER = 25  # XLogData: 'w', start, end, server clock
 TUPLE = HEADER + 6  # tag, relation oid, 'N' or 'K'
@@ -24,10 +25,10 @@ _BEGIN = struct.Struct(">QqI")
 _COMMIT = struct.Struct(">BQQq")
 _U32 = struct.Struct(">I")
 _U16 = struct.Struct(">H")
-INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION = b"IUDTBCR"
+INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION, TYPE = b"IUDTBCRY"
 CHANGES = frozenset(b"IUD")
 NEW, KEY, OLD = b"NKO"
-IGNORED = frozenset(b"OYM")  # origin, type, logical message: nothing of the tables' content
+IGNORED = frozenset(b"OM")  # origin, logical message: nothing of the tables' content
 
 
 class DecodeError(RuntimeError):
@@ -36,12 +37,13 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column as the Relation message names it. `in_key`: part of the replica identity."""
+    """One column as the Relation message names it. `in_key`: part of the replica identity; `type`: as printed."""
 
     name: str
     oid: int
     typmod: int
     in_key: bool
+    type: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Decoder:
         self.keys = keys or {}
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
+        self._types: dict[int, str] = {}  # those that the server did not bring along, by OID
         self._relations: dict[int, Relation] = {}
         self._open: dict[int, _Buffer] = {}
         self._replaced: list[_Buffer] = []
@@ -140,7 +143,10 @@ class Decoder:
             self._in_transaction = False
             return Commit(lsn, end_lsn, ts + PG_EPOCH_US, self._ord, self._skip)
         elif tag == RELATION:
-            self._define(_relation(bytes(data)))
+            self._define(_relation(bytes(data), self._types))
+        elif tag == TYPE:
+            oid, name = _type(bytes(data))
+            self._types[oid] = name
         elif tag == TRUNCATE:
             self._truncate(bytes(data))
         elif tag not in IGNORED:
@@ -244,7 +250,14 @@ class Decoder:
         return pa.table([*arrays, *envelope.values()], names=[*names, *envelope])
 
 
-def _relation(data: bytes) -> Relation:
+def _type(data: bytes) -> tuple[int, str]:
+    """(OID, name) of a Type message; a name of the server's own schema goes without it."""
+    (oid,) = _U32.unpack_from(data, HEADER + 1)
+    schema, name = data[HEADER + 5:].split(b"\0")[:2]
+    return oid, name.decode() if schema in (b"", b"pg_catalog") else f"{schema.decode()}.{name.decode()}"
+
+
+def _relation(data: bytes, types: Mapping[int, str]) -> Relation:
     (oid,) = _U32.unpack_from(data, HEADER + 1)
     end = data.index(0, HEADER + 5)
     schema = data[HEADER + 5:end].decode() or "pg_catalog"
@@ -255,7 +268,8 @@ def _relation(data: bytes) -> Relation:
     for _ in range(count):
         end = data.index(0, position + 1)
         column_oid, typmod = struct.unpack_from(">Ii", data, end + 1)
-        found.append(Column(data[position + 1:end].decode(), column_oid, typmod, bool(data[position] & 1)))
+        found.append(Column(data[position + 1:end].decode(), column_oid, typmod, bool(data[position] & 1),
+                            type_name(column_oid, typmod, types.get(column_oid))))
         position = end + 9
     return Relation(oid, schema, table, identity, tuple(found))
 
