@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from stripe_platform.oltp.schema import load_schema
 
 FOLDER = "cdc/schemas"
 CIPHERTEXT = "_ciphertext"  # columns that end so stay in the change log, whatever the source
-RESERVED = frozenset(values.ENVELOPE.names) | {"_deleted", "_ledger_day", "_pending", "_version"}
+RENAMES = "cdc/renames"
 
 
 class CatalogueError(ChainError):
@@ -35,7 +35,7 @@ class CatalogueError(ChainError):
 
 @dataclass(frozen=True)
 class ColumnVersion:
-    """One column: `type` as PostgreSQL prints it with its modifier, `in_key`: part of the replica identity.
+    """One column: `type` as PostgreSQL prints it with its modifier, `in_key`: one of those that name a row.
 
     `number`: the source's own number of the column, which outlives a rename; `missing`: text of the value that rows
     older than the column have. Both None where the source did not tell.
@@ -50,7 +50,7 @@ class ColumnVersion:
 
     @property
     def arrow(self) -> pa.DataType:
-        return values.BY_OID.get(self.oid, pa.string())
+        return values.arrow_type_of(self.oid, in_key=self.in_key)
 
 
 @dataclass(frozen=True)
@@ -104,26 +104,43 @@ def read(lake: Lake, schema_id: str) -> TableVersion:
     return version
 
 
-def version_of(relation: Relation, key: tuple[str, ...] = ()) -> TableVersion:
-    """The version that a Relation message describes. `key`: its key columns in key order, where they are known."""
-    reserved = sorted(c.name for c in relation.columns if c.name in RESERVED or "::" in c.name)
+@dataclass(frozen=True)
+class Details:
+    """What the source's catalogue knows of a table beyond its Relation message: key in key order, by column its number
+    and the value that older rows have.
+    """
+
+    key: tuple[str, ...] = ()
+    numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def version_of(relation: Relation, details: Details) -> TableVersion:
+    """The version that a Relation message describes, with what else is known of the table."""
+    reserved = sorted(c.name for c in relation.columns if not values.is_own(c.name) or values.EXACT in c.name)
     if reserved:
         raise CatalogueError(
             f"{relation.qualified} has a column named {reserved[0]}, a name the change log needs for itself: rename"
             " it, or leave it out of the publication's column list")
-    if not key and relation.identity in "di":
-        key = tuple(c.name for c in relation.columns if c.in_key)
+    named = tuple(c.name for c in relation.columns if c.in_key) if relation.identity in "di" else ()
+    # Deletes carry the replica identity and nothing else: of another key only the order of its columns can be taken.
+    key = details.key if details.key and (not named or set(named) == set(details.key)) else named
     return TableVersion(relation.schema, relation.table, relation.identity, key, tuple(
-        ColumnVersion(c.name, c.type, c.oid, c.in_key) for c in relation.columns))
+        ColumnVersion(c.name, c.type, c.oid, c.name in key, details.numbers.get(c.name), details.missing.get(c.name))
+        for c in relation.columns))
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """A table's versions in log order, neighbours differ; `ordinals`: number (from 1) of each batch file's version."""
+    """A table's versions in log order, neighbours differ; `ordinals`: number (from 1) of each batch file's version.
+
+    `renames`: what somebody declared of a step, old to new names, by the ordinal of its later version.
+    """
 
     table: str
     versions: tuple[TableVersion, ...]
     ordinals: Mapping[str, int]
+    renames: Mapping[int, Mapping[str, str]]
 
     @classmethod
     def load(cls, lake: Lake, chain: Chain, table: str) -> Lineage:
@@ -135,7 +152,22 @@ class Lineage:
                 if file.schema_id and (not found or found[-1].schema_id != file.schema_id):
                     found.append(read(lake, file.schema_id))
                 ordinals[file.path] = len(found)
-        return cls(table, tuple(found), ordinals)
+        declared = {path: json.loads(lake.read(path)) for path in (lake.list(RENAMES) if len(found) > 1 else ())}
+        renames = {n + 1: names for n in range(1, len(found))
+                   if (names := declared.get(renames_path(found[n - 1], found[n]))) is not None}
+        return cls(table, tuple(found), ordinals, renames)
+
+
+def renames_path(before: TableVersion, after: TableVersion) -> str:
+    return f"{RENAMES}/{before.schema_id}-{after.schema_id}.json"
+
+
+def declare_renames(lake: Lake, before: TableVersion, after: TableVersion, renames: Mapping[str, str]) -> None:
+    """Say what a step between two versions was: old to new names; none where columns went and others came."""
+    for old, new in renames.items():
+        if before.column(old) is None or after.column(new) is None:
+            raise CatalogueError(f"{after.qualified} has no step from column {old} to {new}: correct the names")
+    lake.put(renames_path(before, after), canonical(dict(renames)))
 
 
 def versions(lake: Lake, table: str, *, chain: Chain | None = None) -> list[TableVersion]:
@@ -212,15 +244,15 @@ def shape_of(lake: Lake, chain: Chain | None, table: str) -> Shape:
 class Registrar:
     """Names the version of every relation of one capture, and makes those durable that the lake does not know."""
 
-    def __init__(self, lake: Lake, keys: Mapping[str, tuple[str, ...]] | None = None) -> None:
-        self._lake, self._keys = lake, keys or {}
+    def __init__(self, lake: Lake, describe: Callable[[Relation], Details]) -> None:
+        self._lake, self._describe = lake, describe
         self._versions: dict[Relation, TableVersion] = {}
         self._known: set[str] | None = None
 
     def version_of(self, relation: Relation) -> TableVersion:
         """The relation's version, the same object for the same relation."""
         if relation not in self._versions:
-            self._versions[relation] = version_of(relation, self._keys.get(relation.qualified, ()))
+            self._versions[relation] = version_of(relation, self._describe(relation))
         return self._versions[relation]
 
     def save(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,14 +86,15 @@ class Decoder:
     """Feed it every XLogData message; take Arrow tables out with `flush` and commits as they end.
 
     `durable_lsn`: transactions that committed before it were landed by an earlier run and are skipped whole.
-    `keys`: primary key by qualified table, needed only where the replica identity is FULL.
+    `key_of`: the columns that name a row of a relation, needed where the replica identity is FULL; none: whole rows.
+    `typed_keys`: dates and times that name rows are typed as any other column, not kept as text.
     `watch`: qualified name of one table whose arrival the caller wants to know at once.
     """
 
     def __init__(self, *, durable_lsn: int = 0, source: str, epoch: str, watch: str | None = None,
-                 keys: Mapping[str, Sequence[str]] | None = None) -> None:
+                 key_of: Callable[[Relation], Sequence[str]] | None = None, typed_keys: bool = True) -> None:
         self.durable_lsn, self.source, self.epoch = durable_lsn, source, epoch
-        self.keys = keys or {}
+        self._key_of, self._typed_keys = key_of or _identity, typed_keys
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
         self._types: dict[int, str] = {}  # those that the server did not bring along, by OID
@@ -176,17 +177,24 @@ class Decoder:
         self.buffered_bytes += len(message)
 
     def _update_with_old(self, buffer: _Buffer, data: bytes) -> None:
-        """An update that carries the old key or row: a key change becomes `d` (old key) and `c`, as in Debezium."""
+        """An update that carries the old key or row: a key change becomes `d` (old key) and `c`, as in Debezium.
+
+        What the new row leaves out and the old one holds is taken from there: all of it under FULL, else long keys.
+        A table without a key has nothing but its whole row to name one.
+        """
         relation = buffer.relation
-        old, middle = _spans(data, TUPLE)
-        new, _end = _spans(data, middle + 1)
-        after = data[middle + 1:]
-        if data[HEADER + 5] == OLD:
-            key = self.keys.get(relation.qualified, ())
-            where = [n for n, c in enumerate(relation.columns) if c.name in key]
-            if all(data[slice(*old[n])] == data[slice(*new[n])] for n in where):
-                self._put(buffer, b"U", after)
-                return
+        spans, middle = _spans(data, TUPLE)
+        old = [data[slice(*span)] for span in spans]
+        new = [data[slice(*span)] for span in _spans(data, middle + 1)[0]]
+        full = data[HEADER + 5] == OLD
+        new = [was if now == b"u" and was != b"n" and (full or column.in_key) else now
+               for was, now, column in zip(old, new, relation.columns, strict=True)]
+        after = _U16.pack(len(new)) + b"".join(new)
+        key = self._key_of(relation)
+        where = [n for n, c in enumerate(relation.columns) if c.name in key]
+        if where and all(old[n] == new[n] for n in where):
+            self._put(buffer, b"U", after)
+            return
         self._put(buffer, b"D", data[TUPLE:middle])
         self._put(buffer, b"I", after)
 
@@ -212,7 +220,8 @@ class Decoder:
 
     def _decode(self, buffer: _Buffer) -> pa.Table:
         relation, rows = buffer.relation, len(buffer.messages)
-        names, arrays, unchanged = [], [], []
+        names, arrays, unchanged, beyond = [], [], [], {}
+        text_keys = () if self._typed_keys else self._key_of(relation)
         data = b"".join(buffer.messages) + bytes(8)
         starts = np.zeros(rows, np.int64)
         np.cumsum(np.fromiter(map(len, buffer.messages), np.int64, rows)[:-1], out=starts[1:])
@@ -228,10 +237,11 @@ class Decoder:
             present = kind == ord("t")
             length = np.where(present, lengths[position + 1], 0).astype(np.int64)
             text = values.gather(data, position + 5, length, present)
-            array, lost = values.typed(text, column.oid)
-            if lost:
+            array, exact = values.typed(text, column.oid, in_key=column.name in text_keys)
+            if exact is not None:
                 name = f"{relation.qualified}.{column.name}"
-                self.unrepresentable[name] = self.unrepresentable.get(name, 0) + lost
+                self.unrepresentable[name] = self.unrepresentable.get(name, 0) + rows - exact.null_count
+                beyond[values.exact(column.name)] = exact
             names.append(column.name)
             arrays.append(array)
             unchanged.append(kind == ord("u"))
@@ -247,7 +257,7 @@ class Decoder:
             "_source": pa.repeat(self.source, rows),
             "_unchanged": values.name_lists(names, np.array(unchanged).reshape(len(names), rows)),
         }
-        return pa.table([*arrays, *envelope.values()], names=[*names, *envelope])
+        return pa.table([*arrays, *beyond.values(), *envelope.values()], names=[*names, *beyond, *envelope])
 
 
 def _type(data: bytes) -> tuple[int, str]:
@@ -255,6 +265,11 @@ def _type(data: bytes) -> tuple[int, str]:
     (oid,) = _U32.unpack_from(data, HEADER + 1)
     schema, name = data[HEADER + 5:].split(b"\0")[:2]
     return oid, name.decode() if schema in (b"", b"pg_catalog") else f"{schema.decode()}.{name.decode()}"
+
+
+def _identity(relation: Relation) -> tuple[str, ...]:
+    """Columns of the replica identity; FULL names none, it has them all."""
+    return tuple(c.name for c in relation.columns if c.in_key) if relation.identity in "di" else ()
 
 
 def _relation(data: bytes, types: Mapping[int, str]) -> Relation:
