@@ -24,14 +24,13 @@ class Sink:
 
     def take(self, records: Any) -> None:
         now = time.monotonic()
-        count = int(records.size())
         self.first, self.last = self.first or now, now
-        self.total += count
-        self.events += self.deliver(records, count)
+        self.total += int(records.size())
+        self.events += self.deliver(records)
 
-    def deliver(self, records: Any, count: int) -> int:
+    def deliver(self, records: Any) -> int:
         """Hand the records on; how many of them are changes of rows."""
-        return count
+        return int(records.size())
 
     @property
     def done(self) -> bool:
@@ -45,7 +44,7 @@ class Lines(Sink):
         super().__init__(prefix, until)
         self.file = open(path, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open as long as the engine runs
 
-    def deliver(self, records: Any, count: int) -> int:
+    def deliver(self, records: Any) -> int:
         rows = 0
         for record in records:
             topic, key, value = str(record.destination()), record.key(), record.value()
@@ -66,7 +65,7 @@ class Topics(Sink):
         self.producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 20,
                                   "queue.buffering.max.messages": 500_000})
 
-    def deliver(self, records: Any, count: int) -> int:
+    def deliver(self, records: Any) -> int:
         rows = 0
         for record in records:
             topic, key, value = str(record.destination()), record.key(), record.value()
@@ -98,7 +97,7 @@ def main() -> None:
     @jpype.JImplements("io/debezium/engine/DebeziumEngine$ChangeConsumer")
     class Consumer:
         @jpype.JOverride
-        def handleBatch(self, records, committer):  # noqa: ANN001, ANN202, N802 - Java's own name
+        def handleBatch(self, records, committer):
             try:
                 sink.take(records)
                 committer.markProcessed(records.get(records.size() - 1))
@@ -109,7 +108,7 @@ def main() -> None:
                 stop.set()
 
         @jpype.JOverride
-        def supportsTombstoneEvents(self):  # noqa: ANN202, N802
+        def supportsTombstoneEvents(self):
             return True
 
     settings = JProperties()

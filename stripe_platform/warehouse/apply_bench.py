@@ -48,7 +48,8 @@ def apply(report: Report, settings: Settings, superuser: str, *, stored: int = S
         log.day(new=stored, updates=0, deletes=0)
         raw.apply(conn, log.lake, TABLE, [log.last], first_day=FIRST)
         target, twin = sql.Identifier("raw", TABLE), sql.Identifier("raw", f"{TABLE}_twin")
-        conn.execute(sql.SQL("create table {} (like {} including all)").format(twin, target))
+        conn.execute(sql.SQL("create table {} (like {} including all) with (fillfactor = {})").format(
+            twin, target, sql.Literal(raw.FILLFACTOR)))
         advance(1)
         for _ in range(rounds):
             log.day(new=changed * 3 // 10, updates=changed * 6 // 10, deletes=changed // 10)

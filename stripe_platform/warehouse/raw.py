@@ -32,6 +32,7 @@ from stripe_platform.settings import load_settings
 
 CHUNK_ROWS = 400_000
 COPY_BATCH = 16_384  # rows per CSV block
+FILLFACTOR = 80  # a page has room for its rows' next state: no index entry per update, half the time, less bloat
 ANALYZE_FROM = 5_000  # rows; the planner's first statistics decide how marts join
 _APPLIED = """
 create table if not exists raw._applied (
@@ -143,8 +144,9 @@ def _create(conn: psycopg.Connection, table: str) -> None:
         for column, kind in columns_of(table)]
     conn.execute(sql.SQL(
         'create table {} ({}, _source text not null, _epoch text collate "C" not null, _commit_lsn bigint not null,'
-        " _ord bigint not null, _deleted boolean not null, _ledger_day date not null, primary key ({}))").format(
-        name, sql.SQL(", ").join(defined), sql.SQL(", ").join(map(sql.Identifier, key))))
+        " _ord bigint not null, _deleted boolean not null, _ledger_day date not null, primary key ({}))"
+        " with (fillfactor = {})").format(
+        name, sql.SQL(", ").join(defined), sql.SQL(", ").join(map(sql.Identifier, key)), sql.Literal(FILLFACTOR)))
     # BRIN: rows arrive in ledger order; unlike a btree it costs nothing per row and leaves updates on their page.
     conn.execute(sql.SQL("create index {} on {} using brin (_ledger_day) with (pages_per_range = 32)").format(
         sql.Identifier(f"{table}_ledger_day"), name))
@@ -269,6 +271,10 @@ def _merge(conn: psycopg.Connection, table: str, newest: pa.Table, *, mend: bool
     `mend`: a state overwrites the row of its own identity too.
     """
     key, target, applied = dailies.key_of(table), sql.Identifier("raw", table), newest.num_rows
+    gone = _deleted_unseen(newest, key)
+    if pc.any(gone).as_py():
+        _retire(conn, table, newest.filter(gone), mend=mend)
+        newest = newest.filter(pc.invert(gone))
     rows = _with_fence(newest, [name for name, _kind in columns_of(table)])
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
     fresh = None
@@ -279,16 +285,47 @@ def _merge(conn: psycopg.Connection, table: str, newest: pa.Table, *, mend: bool
         _copy(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
-        stage = sql.Identifier("raw", f"_stage_{table}")
+        stage = _new_stage(conn, sql.Identifier("raw", f"_stage_{table}"), target)
         origins = [f"_from_{name}" for name in key]
-        conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
-        conn.execute(sql.SQL("truncate {}").format(stage))
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
             _resolve(conn, table, stage, target, key, origins, newest.filter(pending))
         _upsert(conn, stage, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
+
+
+def _deleted_unseen(newest: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
+    """Which keys were deleted without any other change in the chunk: all their values stand in the table already."""
+    left = pc.list_value_length(newest[fold.PENDING])
+    values = sum(name[0] != "_" and name not in key for name in newest.column_names)
+    whole = pc.and_(pc.equal(newest["_op"], "d"), pc.equal(left, values))
+    return pc.and_(whole, pc.equal(fold.key_text(newest, key), fold.key_text(newest, [f"_from_{k}" for k in key])))
+
+
+def _retire(conn: psycopg.Connection, table: str, deleted: pa.Table, *, mend: bool) -> None:
+    """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
+    key, target, stage = dailies.key_of(table), sql.Identifier("raw", table), sql.Identifier("raw", f"_stage_{table}")
+    rows = _with_fence(deleted, list(key))
+    _copy(conn, _new_stage(conn, stage, target), rows)
+    fence = [name for name in rows.column_names if name not in key]
+    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in key)
+    conn.execute(sql.SQL(
+        "update {} t set {} from {} s where {} and (s._epoch, s._commit_lsn, s._ord) {}"
+        " (t._epoch, t._commit_lsn, t._ord)").format(
+        target, sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(n)) for n in fence), stage, same,
+        sql.SQL(">=" if mend else ">")))
+    every = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+    conn.execute(sql.SQL("insert into {} ({}) select {} from {} s where not exists (select from {} t where {})").format(
+        target, every, every, stage, target, same))
+    conn.execute(sql.SQL("drop table {}").format(stage))
+
+
+def _new_stage(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier) -> sql.Identifier:
+    """An empty unlogged table with the target's columns: what is staged is staged again after a crash."""
+    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
+    conn.execute(sql.SQL("truncate {}").format(stage))
+    return stage
 
 
 def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
