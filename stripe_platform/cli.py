@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 
 from stripe_platform import __version__
+from stripe_platform.cdc_commands import bench_cdc, cdc_app
+from stripe_platform.tables import Json, emit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="A payments company's data platform. Start here: stripe-platform demo")
-cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, verify.")
 app.add_typer(cdc_app, name="cdc")
 lineage_app = typer.Typer(no_args_is_help=True, help="Who feeds what: export the graph.")
 app.add_typer(lineage_app, name="lineage")
@@ -31,15 +32,10 @@ app.add_typer(serve_app, name="serve")
 key_app = typer.Typer(no_args_is_help=True, help="Keys of merchants' programs: create, list, revoke.")
 app.add_typer(key_app, name="api-key")
 bench_app = typer.Typer(no_args_is_help=True, help="Ours beside a named peer, in alternating rounds.")
+bench_app.command("cdc")(bench_cdc)
 app.add_typer(bench_app, name="bench")
 
 MAX_SHOWN = 20
-Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
-
-
-def emit(payload: object) -> None:
-    """The machine-readable last line of a command."""
-    typer.echo(json.dumps(payload, default=str, sort_keys=True))
 
 
 def day(text: str) -> dt.date:
@@ -411,44 +407,6 @@ def bench_oltp(
     else:
         show("Payments beside pgbench", report.rows())
         show("Bars", [{"bar": name, **bar} for name, bar in report.bars.items()])
-
-
-@cdc_app.command("capture")
-def cdc_capture(as_json: Json = False) -> None:
-    """Drain the replication slot into durable, hash-chained batches. Example: stripe-platform cdc capture"""
-    from dataclasses import asdict
-
-    from stripe_platform import progress
-    from stripe_platform.cdc.capture import capture
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    with progress.enabled():
-        report = asdict(capture(load_settings()))
-    emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
-
-
-@cdc_app.command("verify")
-def cdc_verify(as_json: Json = False) -> None:
-    """Prove the change log whole: chain, hashes, ordinals, slot. Exit code 1 when it is not."""
-    from dataclasses import asdict
-
-    from stripe_platform import progress
-    from stripe_platform.cdc.verify import verify
-    from stripe_platform.reference.database import REFERENCE
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    with progress.enabled():
-        report, second = verify(load_settings()), verify(load_settings(), source=REFERENCE)
-    facts = asdict(report) | {"problems": [*report.problems, *(f"reference: {p}" for p in second.problems)]}
-    if as_json:
-        emit(facts | {"reference": asdict(second)})
-    else:
-        show("Change log", [{"what": k, "value": str(v), "reference": str(asdict(second)[k])}
-                            for k, v in facts.items() if k != "problems"], note="\n".join(facts["problems"]) or "whole")
-    if facts["problems"]:
-        raise typer.Exit(1)
 
 
 @reference_app.command("sync")

@@ -313,6 +313,10 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
     `mend`: a state overwrites the row of its own identity too.
     """
     key, target, applied = table.key, table.identifier, newest.num_rows
+    gone = _deleted_unseen(newest, key)
+    if pc.any(gone).as_py():
+        _retire(conn, table, newest.filter(gone), mend=mend)
+        newest = newest.filter(pc.invert(gone))
     rows = _with_fence(newest, table.names)
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
     fresh = None
@@ -323,16 +327,47 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         _copy(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
-        stage = sql.Identifier("raw", f"_stage_{table.name}")
+        stage = _new_stage(conn, sql.Identifier("raw", f"_stage_{table.name}"), target)
         origins = [f"_from_{name}" for name in key]
-        conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
-        conn.execute(sql.SQL("truncate {}").format(stage))
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
             _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending))
         _upsert(conn, stage, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
+
+
+def _deleted_unseen(newest: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
+    """Which keys were deleted without any other change in the chunk: all their values stand in the table already."""
+    left = pc.list_value_length(newest[fold.PENDING])
+    values = sum(name[0] != "_" and name not in key for name in newest.column_names)
+    whole = pc.and_(pc.equal(newest["_op"], "d"), pc.equal(left, values))
+    return pc.and_(whole, pc.equal(fold.key_text(newest, key), fold.key_text(newest, [f"_from_{k}" for k in key])))
+
+
+def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend: bool) -> None:
+    """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
+    key, target, stage = table.key, table.identifier, sql.Identifier("raw", f"_stage_{table.name}")
+    rows = _with_fence(deleted, list(key))
+    _copy(conn, _new_stage(conn, stage, target), rows)
+    fence = [name for name in rows.column_names if name not in key]
+    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in key)
+    conn.execute(sql.SQL(
+        "update {} t set {} from {} s where {} and (s._epoch, s._commit_lsn, s._ord) {}"
+        " (t._epoch, t._commit_lsn, t._ord)").format(
+        target, sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(n)) for n in fence), stage, same,
+        sql.SQL(">=" if mend else ">")))
+    every = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+    conn.execute(sql.SQL("insert into {} ({}) select {} from {} s where not exists (select from {} t where {})").format(
+        target, every, every, stage, target, same))
+    conn.execute(sql.SQL("drop table {}").format(stage))
+
+
+def _new_stage(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier) -> sql.Identifier:
+    """An empty unlogged table with the target's columns: what is staged is staged again after a crash."""
+    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
+    conn.execute(sql.SQL("truncate {}").format(stage))
+    return stage
 
 
 def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
