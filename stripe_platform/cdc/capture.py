@@ -22,7 +22,7 @@ from stripe_platform import progress
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Registrar
-from stripe_platform.cdc.describe import describer
+from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
 from stripe_platform.cdc.manifest import Epoch, Manifest
 from stripe_platform.cdc.pgoutput import Commit, Decoder, commit_time, lsn_int, lsn_text
 from stripe_platform.cdc.slot import (
@@ -105,6 +105,8 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     lake = lake or source.lake(settings)
     begun = time.monotonic()
     with writer_lock(settings, wait_seconds, source), replication(settings, source) as connection:
+        if not source.declared:
+            refuse_unnamed_rows(settings, source, lake)
         epoch = ensure_slot(settings, lake, source, connection=connection)
         clear_leftovers(lake)
         deadline = begun + budget_seconds if budget_seconds else None

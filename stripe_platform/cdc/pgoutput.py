@@ -283,8 +283,8 @@ def _relation(data: bytes, types: Mapping[int, str]) -> Relation:
     for _ in range(count):
         end = data.index(0, position + 1)
         column_oid, typmod = struct.unpack_from(">Ii", data, end + 1)
-        found.append(Column(data[position + 1:end].decode(), column_oid, typmod, bool(data[position] & 1),
-                            type_name(column_oid, typmod, types.get(column_oid))))
+        name, kind = values.landed(data[position + 1:end].decode()), types.get(column_oid)
+        found.append(Column(name, column_oid, typmod, bool(data[position] & 1), type_name(column_oid, typmod, kind)))
         position = end + 9
     return Relation(oid, schema, table, identity, tuple(found))
 

@@ -115,7 +115,10 @@ def snapshot_range(lake: Lake, tables: Iterable[str], days: Sequence[dt.date], *
 
 def state_at(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
              first_day: dt.date | None = None) -> pa.Table:
-    """A table's rows at the closing LSN of any closed day: the nearest snapshot before it plus the log since."""
+    """A table's rows at the closing LSN of any closed day: the nearest snapshot before it plus the log since.
+
+    Of the open day: as far as its daily file goes.
+    """
     chain = chain or Chain.load(lake)
     first_day = first_day or load_settings().first_day
     return _Folder(lake, chain, table, first_day, allow_resnapshot=False).state_of(day)
@@ -136,7 +139,7 @@ class _Folder:
         self.rows: pa.Table | None = None
         self.data: Snapshot | None = None  # the snapshot whose bytes `rows` still equal
         self.waiting: list[pa.Table] = []
-        begun = {d for d in chain.closed if chain.batches(d, first_day)}
+        begun = {d for d in (*chain.closed, chain.open_day(first_day)) if chain.batches(d, first_day)}
         self.changed = {d for d in begun if dailies.sources_of(chain, table, d, first_day)}
 
     def snapshot(self, day: dt.date) -> Snapshot:

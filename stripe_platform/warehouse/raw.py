@@ -390,7 +390,7 @@ def _exact(rows: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
 def _beyond(conn: psycopg.Connection, target: Target, newest: pa.Table) -> pa.Array | None:
     """Which rows have keys above every key in the table; None when that is not decidable."""
     key = target.key
-    if len(key) > 1 or target.kind(key[0]) != "text":
+    if len(key) > 1 or target.kind(key[0]) != "text" or newest.schema.field(key[0]).type != pa.string():
         return None
     highest = conn.execute(sql.SQL("select max({}) from {}").format(
         sql.Identifier(key[0]), target.identifier)).fetchone()

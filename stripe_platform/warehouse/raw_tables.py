@@ -26,8 +26,9 @@ LONGEST = 50  # bytes of a table's name; PostgreSQL cuts at 63, and stages and i
 # Types whose values mean the same on every server; names of a catalogue's objects, money and the like stay text.
 _TYPED = frozenset(
     "boolean bytea smallint integer bigint real date uuid json jsonb inet cidr macaddr macaddr8 interval numeric text"
-    " point lseg path box polygon line circle int4range int8range numrange tsrange tstzrange daterange bit".split()
-) | {"double precision", "bit varying", "character varying", "timestamp without time zone", "timestamp with time zone",
+    " point lseg path box polygon line circle int4range int8range numrange tsrange tstzrange daterange".split()
+) | {"bit", "bpchar", "character",
+     "double precision", "bit varying", "character varying", "timestamp without time zone", "timestamp with time zone",
      "time without time zone", "time with time zone"}
 _KEYS = frozenset({"smallint", "integer", "bigint"})  # equal exactly when their texts are; 1.0 = 1.00 is not
 _VERSIONS = """
@@ -193,13 +194,17 @@ class Follower:
                 conn.execute(sql.SQL("alter table {} alter column {} type {} using {}::text::{}").format(
                     table, column(name), sql.SQL(kind), column(name), sql.SQL(kind)))
         if change.rekeyed:
-            self._rekey(conn, after)
+            self._rekey(conn, before, after)
 
-    def _rekey(self, conn: psycopg.Connection, after: Target) -> None:
+    def _rekey(self, conn: psycopg.Connection, before: Target, after: Target) -> None:
         """Let other columns name the rows; tombstones, which may not know them, go: nothing older comes back."""
         conn.execute(sql.SQL("delete from {} where _deleted").format(after.identifier))
         conn.execute(sql.SQL("alter table {} drop constraint {}").format(
             after.identifier, sql.Identifier(f"{self.name}_pkey")))
+        for name in before.key:  # what no longer names rows is not known of a deleted one
+            if name in after.names:
+                conn.execute(sql.SQL("alter table {} alter column {} drop not null").format(
+                    after.identifier, sql.Identifier(name)))
         for name in after.key:
             if after.kind(name) == "text":
                 conn.execute(sql.SQL('alter table {} alter column {} type text collate "C" using {}::text').format(
@@ -218,7 +223,7 @@ def _view(conn: psycopg.Connection, target: Target) -> None:
         "create view {view} as select counted.* from (select {back}, sum(case when _deleted then -1 else 1 end) as _n"
         " from {table} l where _op <> 't' and (_epoch, _commit_lsn, _ord) > coalesce((select (_epoch, _commit_lsn,"
         " _ord) from {table} where _op = 't' order by _epoch desc, _commit_lsn desc, _ord desc limit 1),"
-        " row(''::text, 0::bigint, 0::bigint)) group by {texts}) as counted"
+        " row(''::text collate \"C\", 0::bigint, 0::bigint)) group by {texts}) as counted"
         " cross join generate_series(1, counted._n)").format(view=view, back=back, table=target.identifier,
                                                               texts=texts))
 
