@@ -43,7 +43,7 @@ Bucket = tuple[int, int, int]  # rows, sums of two halves of their hashes
 
 @dataclass(frozen=True)
 class Difference:
-    """A key whose rows differ. `lost`: the log's fold lacks it, `extra`: the source does, `doubled`: more often here."""
+    """A key whose rows differ. `lost`: the log's fold lacks it, `extra`: the source does, `doubled`: too often here."""
 
     kind: Kind
     key: str
