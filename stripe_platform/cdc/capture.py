@@ -27,8 +27,8 @@ from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Registrar
 from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
-from stripe_platform.cdc.manifest import Epoch, Manifest
-from stripe_platform.cdc.pgoutput import Commit, Decoder, commit_time, lsn_int, lsn_text
+from stripe_platform.cdc.manifest import Epoch, Manifest, Position
+from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, commit_time, lsn_int, lsn_text
 from stripe_platform.cdc.slot import (
     DATA,
     CaptureError,
@@ -205,14 +205,19 @@ def durable_position(lake: Lake) -> tuple[Epoch, int]:
         raise CaptureError("the lake knows no slot yet: run `stripe-platform up` or `stripe-platform cdc capture`")
     begun = newest is not None and newest.epoch == epochs[-1].name
     reached = newest.to_lsn if newest and begun else epochs[-1].consistent_lsn
-    return epochs[-1], max(reached, _idle_position(lake, epochs[-1]))
+    return epochs[-1], max(reached, _idle_position(lake, epochs[-1]).lsn)
 
 
-def _idle_position(lake: Lake, epoch: Epoch) -> int:
-    if lake.size(manifests.POSITION) is None:
-        return 0
-    position = json.loads(lake.read(manifests.POSITION))
-    return lsn_int(position["lsn"]) if position["epoch"] == epoch.name else 0
+def _idle_position(lake: Lake, epoch: Epoch) -> Position:
+    position = Position.load(lake)
+    return position if position and position.epoch == epoch.name else Position(epoch.name, 0)
+
+
+def waiting_canaries(lake: Lake) -> tuple[tuple[int, int], ...]:
+    """Canaries that arrived after the newest batch."""
+    newest, position = manifests.last(lake), Position.load(lake)
+    beyond = position is not None and (newest is None or (newest.epoch, newest.to_lsn) < (position.epoch, position.lsn))
+    return position.canaries if position is not None and beyond else ()
 
 
 def _last_closed(lake: Lake) -> dt.date | None:
@@ -237,7 +242,9 @@ class _Drain:
         self.last_closed = _last_closed(lake) if source.calendar else None
         begun = self.last is not None and self.last.epoch == epoch.name
         self.to_lsn = self.last.to_lsn if self.last and begun else epoch.consistent_lsn
-        self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch))
+        self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch).lsn)
+        self.canaries = waiting_canaries(lake)
+        self.recorded = self.canaries  # what of them is durable
         self.registrar = Registrar(lake, describer(settings, source))
         self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name, watch=source.calendar,
                                key_of=lambda relation: self.registrar.version_of(relation).key,
@@ -265,7 +272,11 @@ class _Drain:
                 if data[0] == DATA:
                     commit = feed(data)
                     if commit is not None:
-                        if commit.changes and not commit.skipped and self._commit(commit, stream, advance):
+                        if commit.skipped or not (commit.changes or commit.messages):
+                            continue
+                        self._take(commit.messages)
+                        self.end_lsn = commit.end_lsn
+                        if commit.changes and self._commit(commit, stream, advance):
                             return
                     elif self.decoder.buffered_bytes > CHUNK_BYTES:
                         self._flush()
@@ -304,7 +315,7 @@ class _Drain:
         self.transactions += 1
         self.changes += commit.changes
         self.first_ts = self.first_ts or commit.ts_us
-        self.last_ts, self.end_lsn = commit.ts_us, commit.end_lsn
+        self.last_ts = commit.ts_us
         if self.decoder.watched_changed:
             self._flush()
         day = self.day
@@ -323,6 +334,11 @@ class _Drain:
         return (self.following is not None and self.opened is not None
                 and time.monotonic() - self.opened >= self.following.every)
 
+    def _take(self, messages: tuple[Message, ...]) -> None:
+        for message in messages:
+            if message.prefix == manifests.CANARY_PREFIX:
+                self.canaries = manifests.with_canary(self.canaries, int(json.loads(message.content)["number"]))
+
     def _flush(self) -> None:
         self.batch_bytes += self.decoder.buffered_bytes
         chunks = []
@@ -339,6 +355,8 @@ class _Drain:
     def _close(self, stream: Stream, day: dt.date | None, advance: Advance) -> None:
         """Make the open batch durable, then acknowledge it."""
         if not self.changes:
+            if self.canaries != self.recorded:
+                self._step(stream, max(self.end_lsn, self.durable_lsn))
             return
         self._flush()
         batch = Manifest(
@@ -346,10 +364,11 @@ class _Drain:
             self.epoch.system_identifier, self.epoch.timeline, self.epoch.ordinal, self.epoch.name, self.to_lsn,
             self.end_lsn, self.transactions, self.changes, self.boundaries,
             commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
-            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())))
+            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries)
         self.decoder.unrepresentable = {}
         if not self.lake.put_if_absent(batch.path, batch.encode()):
             raise CaptureError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
+        self.canaries = self.recorded = ()
         self.last, self.to_lsn, self.durable_lsn = batch, batch.to_lsn, max(self.durable_lsn, batch.to_lsn)
         self.decoder.durable_lsn = batch.to_lsn
         stream.status(self.durable_lsn)
@@ -373,13 +392,17 @@ class _Drain:
         self.report.reached_end = True
 
     def _pass_idle_log(self, stream: Stream, seen: int) -> bool:
-        """Acknowledge log that holds nothing of ours, in steps, so that the server may remove it."""
+        """Acknowledge log that no batch names, in steps, so that the server may remove it."""
         if seen - self.durable_lsn < IDLE_STEP:
             return False
-        self.lake.put(manifests.POSITION, manifests.canonical({"epoch": self.epoch.name, "lsn": lsn_text(seen)}))
-        self.durable_lsn = seen
-        stream.status(seen, ask=True)
+        self._step(stream, seen)
         return True
+
+    def _step(self, stream: Stream, lsn: int) -> None:
+        """Let the slot advance over log that no batch names, with the canaries that were in it."""
+        Position(self.epoch.name, lsn, self.canaries).save(self.lake)
+        self.durable_lsn, self.recorded = lsn, self.canaries
+        stream.status(lsn, ask=True)
 
 
 def _closed_day(chunk: pa.Table, source: Source) -> dt.date | None:

@@ -66,15 +66,14 @@ def connect(settings: Settings, source: Source) -> psycopg.Connection:
 
 
 def describe(connection: psycopg.Connection, relation: Relation) -> Details:
-    """A relation as the catalogue has it now; empty where that is another version of it."""
+    """A relation as the catalogue has it now; nothing of the columns that are other ones by now."""
     rows = {landed(name): (number, kind, missing) for name, number, kind, missing in
             connection.execute(_COLUMNS, [relation.oid])}
-    if any(c.name not in rows or (c.oid < FIRST_USER_OID and rows[c.name][1] != c.type) for c in relation.columns):
-        return Details()
+    same = [c.name for c in relation.columns
+            if c.name in rows and (c.oid >= FIRST_USER_OID or rows[c.name][1] == c.type)]
     key = tuple(landed(row[0]) for row in connection.execute(_KEY, [relation.oid]))
-    return Details(key if set(key) <= {c.name for c in relation.columns} else (),
-                   {c.name: rows[c.name][0] for c in relation.columns},
-                   {c.name: rows[c.name][2] for c in relation.columns if rows[c.name][2] is not None})
+    return Details(key if set(key) <= {c.name for c in relation.columns} else (), {n: rows[n][0] for n in same},
+                   {n: rows[n][2] for n in same if rows[n][2] is not None})
 
 
 def refuse_unnamed_rows(settings: Settings, source: Source, lake: Lake) -> None:

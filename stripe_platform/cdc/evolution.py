@@ -66,20 +66,22 @@ def _matched(before: TableVersion, after: TableVersion, renames: Mapping[str, st
     if renames is not None:
         return {c.name: renames.get(c.name, c.name) for c in before.columns
                 if after.column(renames.get(c.name, c.name)) is not None}
-    numbered = all(c.number is not None for c in (*before.columns, *after.columns))
-    if numbered:
-        by_number = {c.number: c.name for c in after.columns}
-        return {c.name: by_number[c.number] for c in before.columns if c.number in by_number}
-    gone = [c for c in before.columns if after.column(c.name) is None]
-    come = [c for c in after.columns if before.column(c.name) is None]
-    for was in gone:
-        for now in come:
-            if was.type == now.type:
+    by_number = {c.number: c.name for c in after.columns if c.number is not None}
+    same = {c.name: by_number[c.number] for c in before.columns if c.number in by_number}
+    for was in before.columns:
+        now = after.column(was.name)
+        if was.name not in same and now is not None and now.name not in same.values() and (
+                was.number is None or now.number is None):
+            same[was.name] = now.name
+    for was in before.columns:
+        for now in after.columns:
+            unmatched = was.name not in same and now.name not in same.values()
+            if unmatched and was.type == now.type and (was.number is None or now.number is None):
                 raise CatalogueError(
                     f"{after.qualified}: column {was.name} went and {now.name} of the same type came in one step, and"
                     " nothing says whether it was renamed: declare it with `stripe-platform cdc rename --table"
                     f" {after.table} {was.name} {now.name}`, or as two columns with --not-renamed")
-    return {c.name: c.name for c in before.columns if after.column(c.name) is not None}
+    return same
 
 
 def keeps_values(before: str, after: str) -> bool:
@@ -162,8 +164,22 @@ class Path:
     def step_to(self, ordinal: int) -> Step:
         """The step that leads to a version (from 2)."""
         if ordinal not in self._steps:
-            self._steps[ordinal] = step(self.version(ordinal - 1), self.version(ordinal), self._renames.get(ordinal))
+            made = step(self.version(ordinal - 1), self.version(ordinal), self._renames.get(ordinal))
+            for name in made.added:
+                self._refuse_unknown_default(name, ordinal)
+            self._steps[ordinal] = made
         return self._steps[ordinal]
+
+    def _refuse_unknown_default(self, name: str, ordinal: int) -> None:
+        """A column that was another one again before it could be looked up, unless it went as it came."""
+        column = self.version(ordinal).column(name)
+        if column is None or column.number is not None:
+            return
+        if not any(name in self.step_to(n).dropped for n in range(ordinal + 1, len(self.versions) + 1)):
+            raise CatalogueError(
+                f"{self.version(ordinal).qualified}.{name} came and was changed again before it could be looked up, so"
+                " what older rows have in it is not known: take the table anew with `stripe-platform cdc snapshot"
+                f" --table {self.version(ordinal).table}`")
 
     def carry(self, rows: pa.Table, start: int, end: int) -> pa.Table:
         """Rows of version `start` as they are in version `end`."""

@@ -25,10 +25,11 @@ _BEGIN = struct.Struct(">QqI")
 _COMMIT = struct.Struct(">BQQq")
 _U32 = struct.Struct(">I")
 _U16 = struct.Struct(">H")
-INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION, TYPE = b"IUDTBCRY"
+INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION, TYPE, MESSAGE = b"IUDTBCRYM"
 CHANGES = frozenset(b"IUD")
 NEW, KEY, OLD = b"NKO"
-IGNORED = frozenset(b"OM")  # origin, logical message: nothing of the tables' content
+ORIGIN = ord("O")
+PREFIX = b"stripe_platform."  # of the logical messages that mean something to us
 
 
 class DecodeError(RuntimeError):
@@ -62,6 +63,14 @@ class Relation:
 
 
 @dataclass(frozen=True)
+class Message:
+    """A transactional logical message of ours."""
+
+    prefix: str
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Commit:
     """A transaction that ended: changes 1..`changes` of it are in the decoder's buffers (none when it was skipped)."""
 
@@ -70,6 +79,7 @@ class Commit:
     ts_us: int
     changes: int
     skipped: bool
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass
@@ -103,6 +113,7 @@ class Decoder:
         self._replaced: list[_Buffer] = []
         self._watch = watch
         self._watched: _Buffer | None = None
+        self._messages: list[Message] = []  # of the open transaction
         self._commits: list[tuple[int, int]] = []  # (lsn, time) of the transactions in the buffers
         self._current = self._ord = 0
         self._in_transaction = self._skip = False
@@ -142,7 +153,8 @@ class Decoder:
         elif tag == COMMIT:
             _flags, lsn, end_lsn, ts = _COMMIT.unpack_from(data, HEADER + 1)
             self._in_transaction = False
-            return Commit(lsn, end_lsn, ts + PG_EPOCH_US, self._ord, self._skip)
+            messages, self._messages = tuple(self._messages), []
+            return Commit(lsn, end_lsn, ts + PG_EPOCH_US, self._ord, self._skip, messages)
         elif tag == RELATION:
             self._define(_relation(bytes(data), self._types))
         elif tag == TYPE:
@@ -150,9 +162,19 @@ class Decoder:
             self._types[oid] = name
         elif tag == TRUNCATE:
             self._truncate(bytes(data))
-        elif tag not in IGNORED:
+        elif tag == MESSAGE:
+            self._message(bytes(data))
+        elif tag != ORIGIN:
             raise DecodeError(f"pgoutput message {chr(tag)!r} is not known: use proto_version 4 without streaming")
         return None
+
+    def _message(self, data: bytes) -> None:
+        """Keep a message that is ours and whose transaction committed; others belong to other programs."""
+        transactional, start = data[HEADER + 1] & 1, HEADER + 10
+        end = data.index(0, start)
+        if transactional and not self._skip and data.startswith(PREFIX, start):
+            (length,) = _U32.unpack_from(data, end + 1)
+            self._messages.append(Message(data[start:end].decode(), data[end + 5:end + 5 + length]))
 
     def _define(self, relation: Relation) -> None:
         if self._relations.get(relation.oid) == relation:

@@ -165,7 +165,8 @@ class Stream:
         self._connection = connection
         self._pgconn = connection.pgconn
         self.get = self._pgconn.get_copy_data
-        command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '4', publication_names {})").format(
+        command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '4', publication_names {},"
+                          " messages 'true')").format(
             sql.Identifier(slot), sql.SQL(lsn_text(start)), sql.Literal(publication))
         deadline = time.monotonic() + wait_seconds
         while True:

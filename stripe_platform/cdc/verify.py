@@ -3,6 +3,7 @@
 Level A: manifests form one hash chain, files have the named hashes, the slot is not ahead of what is durable.
 Level B: transactions are complete: ordinals 1..n of every commit are there, once, and counts are the manifests'.
 Level C: every daily file has its named hash and was made from batches of this chain.
+Level D: the canaries that were written at the source arrived without a gap.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from resources.lake import Lake, LakeError
 from stripe_platform import progress
 from stripe_platform.cdc import batches
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc.capture import durable_position
+from stripe_platform.cdc.canary import gaps
+from stripe_platform.cdc.capture import durable_position, waiting_canaries
 from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
@@ -37,6 +39,7 @@ class VerifyReport:
     transactions: int = 0
     changes: int = 0
     files: int = 0
+    canaries: int = 0
     verified_through: str = "0/0"
     closed_through: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -71,6 +74,8 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
         report.problems.append("no batch is in the lake, there is nothing to prove: run `stripe-platform cdc capture`,"
                                " or restore the lake from a backup")
     report.problems += _left_over(lake, chain)
+    report.problems += gaps(chain, waiting_canaries(lake))
+    report.canaries = sum(last - first + 1 for m in chain.manifests for first, last in m.canaries)
     known = {(m.seq, f.path, f.sha256) for m in chain.manifests for f in m.files}
     made = [path for path in lake.list(dailies.FOLDER) if path.endswith(".json")]
     with progress.stage("verify daily files", len(made)) as advance:
