@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from resources.lake import Lake
+from stripe_platform.cdc.catalogue import Registrar
 from stripe_platform.cdc.manifest import BatchFile
 from stripe_platform.cdc.pgoutput import Relation
 
@@ -40,6 +41,7 @@ class _Open:
     path: Path
     writer: pq.ParquetWriter
     schema: pa.Schema
+    schema_id: str
     rows: int = 0
     ops: dict[str, int] = field(default_factory=dict)
 
@@ -47,21 +49,25 @@ class _Open:
 class BatchWriter:
     """Collects the decoded chunks of one batch; memory holds one chunk, however large the batch is."""
 
-    def __init__(self, lake: Lake, seq: int, schema: str) -> None:
-        self._lake, self._seq, self._schema = lake, seq, schema
+    def __init__(self, lake: Lake, seq: int, schema: str, registrar: Registrar) -> None:
+        self._lake, self._seq, self._schema, self._registrar = lake, seq, schema, registrar
         self._scratch = lake.scratch() / "capture"
         self._scratch.mkdir(exist_ok=True)
-        self._open: dict[tuple[str, pa.Schema], _Open] = {}
+        self._open: dict[tuple[str, int, pa.Schema], _Open] = {}
+        self._stretch: dict[str, tuple[int, str]] = {}  # by table: how often its version changed, and the version
 
     def add(self, chunks: Iterable[tuple[Relation, pa.Table]]) -> None:
-        """Write decoded chunks; a table whose columns changed inside the batch gets a second file."""
+        """Write decoded chunks in log order; a table that changed inside the batch gets a file per version of it."""
         for relation, chunk in chunks:
-            table = table_name(relation, self._schema)
-            entry = self._open.get((table, chunk.schema))
+            table, schema_id = table_name(relation, self._schema), self._registrar.version_of(relation).schema_id
+            number, before = self._stretch.get(table, (0, schema_id))
+            self._stretch[table] = (number + (before != schema_id), schema_id)
+            place = (table, self._stretch[table][0], chunk.schema)
+            entry = self._open.get(place)
             if entry is None:
                 path = self._scratch / f"{self._seq:012d}-{len(self._open)}.parquet"
                 writer = pq.ParquetWriter(path, chunk.schema, **PARQUET)
-                entry = self._open[table, chunk.schema] = _Open(table, path, writer, chunk.schema)
+                entry = self._open[place] = _Open(table, path, writer, chunk.schema, schema_id)
             entry.writer.write_table(chunk)
             entry.rows += chunk.num_rows
             for count in pc.value_counts(chunk["_op"]).to_pylist():
@@ -79,7 +85,8 @@ class BatchWriter:
             moves[path] = entry.path
             files.append(BatchFile(
                 entry.table, path, entry.rows, entry.path.stat().st_size, sha256_of(entry.path),
-                dict(sorted(entry.ops.items())), {f.name: str(f.type) for f in entry.schema}))
+                dict(sorted(entry.ops.items())), {f.name: str(f.type) for f in entry.schema}, entry.schema_id))
+        self._registrar.save()
         self._lake.put_files(moves)
         self._open = {}
         return tuple(sorted(files, key=lambda f: f.path))

@@ -21,6 +21,8 @@ from resources.lake import Lake
 from stripe_platform import progress
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
+from stripe_platform.cdc.catalogue import Registrar
+from stripe_platform.cdc.describe import describer
 from stripe_platform.cdc.manifest import Epoch, Manifest
 from stripe_platform.cdc.pgoutput import Commit, Decoder, commit_time, lsn_int, lsn_text
 from stripe_platform.cdc.slot import (
@@ -172,14 +174,15 @@ class _Drain:
         begun = self.last is not None and self.last.epoch == epoch.name
         self.to_lsn = self.last.to_lsn if self.last and begun else epoch.consistent_lsn
         self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch))
-        self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name,
-                               watch=source.calendar,
-                               keys={f"{source.schema}.{name}": key for name, key in source.tables.items()})
+        self.registrar = Registrar(lake, describer(settings, source))
+        self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name, watch=source.calendar,
+                               key_of=lambda relation: self.registrar.version_of(relation).key,
+                               typed_keys=source.declared)
         self._begin_batch()
 
     def _begin_batch(self) -> None:
         self.seq = (self.last.seq if self.last else 0) + 1
-        self.writer = BatchWriter(self.lake, self.seq, self.source.schema)
+        self.writer = BatchWriter(self.lake, self.seq, self.source.schema, self.registrar)
         self.transactions = self.changes = self.boundaries = self.batch_bytes = 0
         self.first_ts = self.last_ts = 0
         self.day: dt.date | None = None  # closed by the newest transaction

@@ -23,6 +23,11 @@ ENVELOPE = pa.schema([
     ("_epoch", pa.string()), ("_source", pa.string()), ("_unchanged", pa.list_(pa.string())),
 ])
 FENCE = ("_epoch", "_commit_lsn", "_ord")
+# What readers add to rows on their way; no source column may have these names.
+META = frozenset(ENVELOPE.names) | {"_deleted", "_ledger_day", "_pending", "_version", "_sign", "_sign_sum"}
+TEMPORAL = frozenset({1082, 1114, 1184})
+EXACT = "::text"  # suffix of the column with the text of values that their Arrow type cannot hold
+_BEYOND = r"infinity|BC|^\d{5,}-"  # dates and times beyond Arrow's parser, as PostgreSQL writes them
 OPERATIONS = np.full(256, -1, np.int8)
 OPERATIONS[[ord(tag) for tag in "IUDT"]] = range(4)
 
@@ -44,30 +49,59 @@ def gather(data: bytes, starts: np.ndarray, lengths: np.ndarray, present: np.nda
     return both.take(pa.array(picks, mask=None if present.all() else ~present))
 
 
-def typed(text: pa.StringArray, oid: int) -> tuple[pa.Array, int]:
-    """Values of one column in their Arrow type, and how many had none (infinity, BC, year 294276): those are null."""
-    arrow_type = BY_OID.get(oid)
-    if arrow_type is None:
-        return text, 0
+def is_own(name: str) -> bool:
+    """Whether a column of a change file is the table's own, not the envelope's."""
+    return name not in META and not name.startswith("_from_")
+
+
+def exact(name: str) -> str:
+    """Name of the column that keeps the text of values which the column's Arrow type cannot hold."""
+    return name + EXACT
+
+
+def arrow_type_of(oid: int, *, in_key: bool) -> pa.DataType:
+    """Arrow type of a landed column; dates and times that name rows stay text: infinity is a name as any other."""
+    return pa.string() if in_key and oid in TEMPORAL else BY_OID.get(oid, pa.string())
+
+
+def typed(text: pa.StringArray, oid: int, *, in_key: bool = False) -> tuple[pa.Array, pa.StringArray | None]:
+    """Values of one column in their Arrow type, and the text of those that have none there (infinity, BC, year 294276).
+
+    Such values are null in the first array; the second is None where there are none.
+    """
+    arrow_type = arrow_type_of(oid, in_key=in_key)
+    if pa.types.is_string(arrow_type):
+        return text, None
     if oid == BOOL:
-        return pc.equal(text, "t"), 0
+        return pc.equal(pc.utf8_slice_codeunits(text, 0, 1), "t"), None
     if oid == BYTEA:
-        return pa.array([None if v is None else bytes.fromhex(v[2:]) for v in text.to_pylist()], pa.binary()), 0
+        return pa.array([None if v is None else bytes.fromhex(v[2:]) for v in text.to_pylist()], pa.binary()), None
     try:
-        return text.cast(arrow_type), 0
+        return text.cast(arrow_type), None
     except pa.ArrowInvalid:
-        return _one_by_one(text, arrow_type)
-
-
-def _one_by_one(text: pa.StringArray, arrow_type: pa.DataType) -> tuple[pa.Array, int]:
-    cells, lost = [], 0
-    for value in text:
+        beyond = pc.match_substring_regex(text, _BEYOND)
+        kept = pc.if_else(beyond, None, text)
         try:
-            cells.append(value.cast(arrow_type))
+            array = kept.cast(arrow_type)
         except pa.ArrowInvalid:
-            cells.append(pa.scalar(None, arrow_type))
-            lost += 1
-    return pa.array([c.as_py() for c in cells], arrow_type), lost
+            array = pa.array([_cell(value, arrow_type) for value in kept], arrow_type)
+        return array, pc.if_else(pc.and_(pc.is_valid(text), pc.is_null(array)), text, None)
+
+
+def _cell(value: pa.StringScalar, arrow_type: pa.DataType) -> object:
+    try:
+        return value.cast(arrow_type).as_py()
+    except pa.ArrowInvalid:
+        return None
+
+
+def text(array: pa.Array) -> pa.StringArray:
+    """Typed values as PostgreSQL reads them: the way back from `typed`."""
+    if pa.types.is_boolean(array.type):
+        return pc.if_else(array, "t", "f")
+    if pa.types.is_binary(array.type):
+        return pa.array([None if v is None else "\\x" + v.hex() for v in array.to_pylist()], pa.string())
+    return array.cast(pa.string())
 
 
 def name_lists(names: list[str], marks: np.ndarray) -> pa.ListArray:

@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 
 from resources.lake import Lake
 from stripe_platform import progress
+from stripe_platform.cdc import catalogue, columns
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.batches import PARQUET
+from stripe_platform.cdc.catalogue import Shape
+from stripe_platform.cdc.columns import FENCE
 from stripe_platform.cdc.daily import Daily
 from stripe_platform.cdc.manifest import Chain, ChainError
 from stripe_platform.settings import load_settings
@@ -33,9 +36,9 @@ def compact(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
     if before and (before.sources, before.closed, before.through_seq) == state and lake.size(path) == before.size:
         return before
     if sources:
-        rows, data, ops = _merge(lake, table, sources)
+        rows, data, ops = _merge(lake, table, sources, chain)
     else:
-        rows, data, ops = 0, _empty(table), {}
+        rows, data, ops = 0, _empty(catalogue.shape_of(lake, chain, table)), {}
     made = Daily(table, day, state[1], through, rows, ops, len(data), hashlib.sha256(data).hexdigest(), sources)
     lake.put(path, data, durable=False)
     lake.put(dailies.manifest_path(table, day), made.encode(), durable=False)
@@ -63,17 +66,44 @@ def read_batch_file(lake: Lake, source: dailies.Source) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
-def _merge(lake: Lake, table: str, sources: Sequence[dailies.Source]) -> tuple[int, bytes, dict[str, int]]:
+def _merge(lake: Lake, table: str, sources: Sequence[dailies.Source],
+           chain: Chain) -> tuple[int, bytes, dict[str, int]]:
     parts = [read_batch_file(lake, source) for source in sources]
-    changes = pa.concat_tables(parts, promote_options="default") if len(parts) > 1 else parts[0]
-    changes = sort_by_key(changes, dailies.key_of(table))
+    if catalogue.is_declared(chain, table):
+        key: Sequence[str] = catalogue.declared(table).key
+    else:
+        lineage = catalogue.Lineage.load(lake, chain, table)
+        numbers = [lineage.ordinals[source.path] for source in sources]
+        parts = [part.append_column("_version", pa.repeat(pa.scalar(number, pa.int32()), part.num_rows))
+                 for part, number in zip(parts, numbers, strict=True)]
+        # Sorted where one version has all rows; between versions the order of the log alone says what came first.
+        key = lineage.versions[numbers[0] - 1].key if len(set(numbers)) == 1 else ()
+    changes = joined(parts)
+    if len({source.seq for source in sources}) < len(sources):  # a batch with several files: in order only by stamp
+        changes = changes.sort_by([(name, "ascending") for name in FENCE])
+    changes = sort_by_key(changes, key)
     ops = {c["values"]: c["counts"] for c in pc.value_counts(changes["_op"]).to_pylist()}
     return changes.num_rows, encode(changes), dict(sorted(ops.items()))
 
 
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Parts with one another's columns; a column whose type differs between them is text in all."""
+    if len(parts) == 1:
+        return parts[0]
+    types: dict[str, set[pa.DataType]] = {}
+    for part in parts:
+        for column in part.schema:
+            types.setdefault(column.name, set()).add(column.type)
+    torn = [name for name, found in types.items() if len(found) > 1]
+    for name in torn:
+        parts = [p.set_column(p.column_names.index(name), name, columns.text(p[name].combine_chunks()))
+                 if name in p.column_names else p for p in parts]
+    return pa.concat_tables(parts, promote_options="default")
+
+
 def sort_by_key(changes: pa.Table, key: Sequence[str]) -> pa.Table:
     """Rows in commit order to rows by (key, commit order): the sort is stable; truncations (null key) come last."""
-    if changes.num_rows < 2:
+    if changes.num_rows < 2 or not key:
         return changes
     changes = changes.combine_chunks()
     if len(key) == 1:
@@ -92,6 +122,6 @@ def encode(rows: pa.Table) -> bytes:
 
 
 @cache
-def _empty(table: str) -> bytes:
-    return encode(dailies.schema_of(table).empty_table())
+def _empty(shape: Shape) -> bytes:
+    return encode(shape.schema.empty_table())
 

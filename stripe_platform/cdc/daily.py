@@ -17,10 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from resources.lake import Lake
-from stripe_platform import keys
-from stripe_platform.cdc import columns
+from stripe_platform.cdc import catalogue
 from stripe_platform.cdc.manifest import Chain, ChainError, canonical
-from stripe_platform.oltp.schema import load_schema
 
 FOLDER = "cdc/daily"
 
@@ -133,17 +131,11 @@ def change_files(lake: Lake, table: str, days: Sequence[dt.date]) -> list[str]:
     return [str(lake.local_path(data_path(table, day))) for day in days]
 
 
-def arrow_type(postgres_type: str) -> pa.DataType:
-    """Arrow type of a column by its PostgreSQL type; what has no exact counterpart is text."""
-    return columns.BY_NAME.get(postgres_type, pa.string())
-
-
 def schema_of(table: str) -> pa.Schema:
-    """Columns of a table's change files as the current catalogue has them."""
-    fields = [(c.name, arrow_type(c.type)) for c in load_schema()[table].columns]
-    return pa.schema([*fields, *columns.ENVELOPE])
+    """Columns of a declared table's change files."""
+    return catalogue.declared(table).schema
 
 
 def key_of(table: str) -> tuple[str, ...]:
-    """Primary key columns of a captured table."""
-    return keys.TABLES[table].key
+    """Primary key columns of a declared table."""
+    return catalogue.declared(table).key

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stripe_platform.cdc.columns import FENCE, name_lists
+from stripe_platform.cdc.columns import FENCE, is_own, name_lists, text
 
 PENDING = "_pending"  # columns whose value must come from the earlier state
 SEPARATOR = "\x1f"
@@ -30,8 +30,21 @@ class Truncation:
 def key_text(rows: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
     """One string per row that identifies its key."""
     if len(key) == 1:
-        return rows[key[0]].cast(pa.string())
-    return pc.binary_join_element_wise(*(rows[name].cast(pa.string()) for name in key), SEPARATOR)
+        return _text(rows[key[0]])
+    return pc.binary_join_element_wise(*(_escaped(_text(rows[name])) for name in key), SEPARATOR)
+
+
+def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_binary(values.type):
+        return pa.chunked_array([text(chunk) for chunk in values.chunks], pa.string())
+    return values.cast(pa.string())
+
+
+def _escaped(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values in which the separator cannot occur: ('a', 'b' + separator) is another key than ('a' + separator, 'b')."""
+    if not pc.any(pc.match_substring_regex(values, "[\x1e\x1f]")).as_py():
+        return values
+    return pc.replace_substring(pc.replace_substring(values, "\x1e", "\x1e0"), SEPARATOR, "\x1e1")
 
 
 def segments(changes: pa.Table) -> Iterator[pa.Table | Truncation]:
@@ -78,7 +91,7 @@ def collapse(changes: pa.Table, key: Sequence[str]) -> pa.Table:
     if not marked and not deleted[last].any():
         return _with_pending(changes.take(pa.array(last)), key, [], {}, last)
     group = np.maximum.accumulate(np.where(starts, np.arange(rows), 0))
-    plain = [name for name in changes.column_names if name[0] != "_" and name not in (*key, *marked)]
+    plain = [name for name in changes.column_names if is_own(name) and name not in (*key, *marked)]
     sources: dict[str, np.ndarray] = {}
     known = _fill(np.where(deleted, -1, np.arange(rows)), group)[last]
     sources |= dict.fromkeys(plain, known)

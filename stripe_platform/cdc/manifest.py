@@ -29,7 +29,10 @@ class ChainError(RuntimeError):
 
 @dataclass(frozen=True)
 class BatchFile:
-    """One Parquet file of a batch. `ops`: changes by operation c, u, d, t. `columns`: Arrow type by name."""
+    """One Parquet file of a batch. `ops`: changes by operation c, u, d, t. `columns`: Arrow type by name.
+
+    `schema_id`: the table's version in the catalogue; None in batches of releases that had none.
+    """
 
     table: str
     path: str
@@ -38,6 +41,7 @@ class BatchFile:
     sha256: str
     ops: dict[str, int]
     columns: dict[str, str]
+    schema_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,13 @@ class Manifest:
         return sum(f.rows for f in self.files)
 
     def files_of(self, table: str) -> list[BatchFile]:
-        return [f for f in self.files if f.table == table]
+        """The table's files as they were begun: `t.parquet`, `t.2.parquet`, ... `t.10.parquet`."""
+        return sorted((f for f in self.files if f.table == table), key=lambda f: (len(f.path), f.path))
 
     def encode(self) -> bytes:
-        """Canonical JSON; its sha256 is the batch's digest."""
+        """Canonical JSON; its sha256 is the batch's digest, so that fields younger than a batch are left out of it."""
         content = dataclasses.asdict(self)
+        content["files"] = [{k: v for k, v in f.items() if (k, v) != ("schema_id", None)} for f in content["files"]]
         content |= {"from_lsn": lsn_text(self.from_lsn), "to_lsn": lsn_text(self.to_lsn),
                     "closes": self.closes and self.closes.isoformat()}
         return canonical(content)

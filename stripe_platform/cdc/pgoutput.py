@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from stripe_platform.cdc import columns as values
+from stripe_platform.cdc.pgtypes import type_name
 
 HEADER = 25  # XLogData: 'w', start, end, server clock
 TUPLE = HEADER + 6  # tag, relation oid, 'N' or 'K'
@@ -24,10 +25,10 @@ _BEGIN = struct.Struct(">QqI")
 _COMMIT = struct.Struct(">BQQq")
 _U32 = struct.Struct(">I")
 _U16 = struct.Struct(">H")
-INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION = b"IUDTBCR"
+INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION, TYPE = b"IUDTBCRY"
 CHANGES = frozenset(b"IUD")
 NEW, KEY, OLD = b"NKO"
-IGNORED = frozenset(b"OYM")  # origin, type, logical message: nothing of the tables' content
+IGNORED = frozenset(b"OM")  # origin, logical message: nothing of the tables' content
 
 
 class DecodeError(RuntimeError):
@@ -36,12 +37,13 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column as the Relation message names it. `in_key`: part of the replica identity."""
+    """One column as the Relation message names it. `in_key`: part of the replica identity; `type`: as printed."""
 
     name: str
     oid: int
     typmod: int
     in_key: bool
+    type: str
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,18 @@ class Decoder:
     """Feed it every XLogData message; take Arrow tables out with `flush` and commits as they end.
 
     `durable_lsn`: transactions that committed before it were landed by an earlier run and are skipped whole.
-    `keys`: primary key by qualified table, needed only where the replica identity is FULL.
+    `key_of`: the columns that name a row of a relation, needed where the replica identity is FULL; none: whole rows.
+    `typed_keys`: dates and times that name rows are typed as any other column, not kept as text.
     `watch`: qualified name of one table whose arrival the caller wants to know at once.
     """
 
     def __init__(self, *, durable_lsn: int = 0, source: str, epoch: str, watch: str | None = None,
-                 keys: Mapping[str, Sequence[str]] | None = None) -> None:
+                 key_of: Callable[[Relation], Sequence[str]] | None = None, typed_keys: bool = True) -> None:
         self.durable_lsn, self.source, self.epoch = durable_lsn, source, epoch
-        self.keys = keys or {}
+        self._key_of, self._typed_keys = key_of or _identity, typed_keys
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
+        self._types: dict[int, str] = {}  # those that the server did not bring along, by OID
         self._relations: dict[int, Relation] = {}
         self._open: dict[int, _Buffer] = {}
         self._replaced: list[_Buffer] = []
@@ -140,7 +144,10 @@ class Decoder:
             self._in_transaction = False
             return Commit(lsn, end_lsn, ts + PG_EPOCH_US, self._ord, self._skip)
         elif tag == RELATION:
-            self._define(_relation(bytes(data)))
+            self._define(_relation(bytes(data), self._types))
+        elif tag == TYPE:
+            oid, name = _type(bytes(data))
+            self._types[oid] = name
         elif tag == TRUNCATE:
             self._truncate(bytes(data))
         elif tag not in IGNORED:
@@ -170,17 +177,24 @@ class Decoder:
         self.buffered_bytes += len(message)
 
     def _update_with_old(self, buffer: _Buffer, data: bytes) -> None:
-        """An update that carries the old key or row: a key change becomes `d` (old key) and `c`, as in Debezium."""
+        """An update that carries the old key or row: a key change becomes `d` (old key) and `c`, as in Debezium.
+
+        What the new row leaves out and the old one holds is taken from there: all of it under FULL, else long keys.
+        A table without a key has nothing but its whole row to name one.
+        """
         relation = buffer.relation
-        old, middle = _spans(data, TUPLE)
-        new, _end = _spans(data, middle + 1)
-        after = data[middle + 1:]
-        if data[HEADER + 5] == OLD:
-            key = self.keys.get(relation.qualified, ())
-            where = [n for n, c in enumerate(relation.columns) if c.name in key]
-            if all(data[slice(*old[n])] == data[slice(*new[n])] for n in where):
-                self._put(buffer, b"U", after)
-                return
+        spans, middle = _spans(data, TUPLE)
+        old = [data[slice(*span)] for span in spans]
+        new = [data[slice(*span)] for span in _spans(data, middle + 1)[0]]
+        full = data[HEADER + 5] == OLD
+        new = [was if now == b"u" and was != b"n" and (full or column.in_key) else now
+               for was, now, column in zip(old, new, relation.columns, strict=True)]
+        after = _U16.pack(len(new)) + b"".join(new)
+        key = self._key_of(relation)
+        where = [n for n, c in enumerate(relation.columns) if c.name in key]
+        if where and all(old[n] == new[n] for n in where):
+            self._put(buffer, b"U", after)
+            return
         self._put(buffer, b"D", data[TUPLE:middle])
         self._put(buffer, b"I", after)
 
@@ -206,7 +220,8 @@ class Decoder:
 
     def _decode(self, buffer: _Buffer) -> pa.Table:
         relation, rows = buffer.relation, len(buffer.messages)
-        names, arrays, unchanged = [], [], []
+        names, arrays, unchanged, beyond = [], [], [], {}
+        text_keys = () if self._typed_keys else self._key_of(relation)
         data = b"".join(buffer.messages) + bytes(8)
         starts = np.zeros(rows, np.int64)
         np.cumsum(np.fromiter(map(len, buffer.messages), np.int64, rows)[:-1], out=starts[1:])
@@ -222,10 +237,11 @@ class Decoder:
             present = kind == ord("t")
             length = np.where(present, lengths[position + 1], 0).astype(np.int64)
             text = values.gather(data, position + 5, length, present)
-            array, lost = values.typed(text, column.oid)
-            if lost:
+            array, exact = values.typed(text, column.oid, in_key=column.name in text_keys)
+            if exact is not None:
                 name = f"{relation.qualified}.{column.name}"
-                self.unrepresentable[name] = self.unrepresentable.get(name, 0) + lost
+                self.unrepresentable[name] = self.unrepresentable.get(name, 0) + rows - exact.null_count
+                beyond[values.exact(column.name)] = exact
             names.append(column.name)
             arrays.append(array)
             unchanged.append(kind == ord("u"))
@@ -241,10 +257,22 @@ class Decoder:
             "_source": pa.repeat(self.source, rows),
             "_unchanged": values.name_lists(names, np.array(unchanged).reshape(len(names), rows)),
         }
-        return pa.table([*arrays, *envelope.values()], names=[*names, *envelope])
+        return pa.table([*arrays, *beyond.values(), *envelope.values()], names=[*names, *beyond, *envelope])
 
 
-def _relation(data: bytes) -> Relation:
+def _type(data: bytes) -> tuple[int, str]:
+    """(OID, name) of a Type message; a name of the server's own schema goes without it."""
+    (oid,) = _U32.unpack_from(data, HEADER + 1)
+    schema, name = data[HEADER + 5:].split(b"\0")[:2]
+    return oid, name.decode() if schema in (b"", b"pg_catalog") else f"{schema.decode()}.{name.decode()}"
+
+
+def _identity(relation: Relation) -> tuple[str, ...]:
+    """Columns of the replica identity; FULL names none, it has them all."""
+    return tuple(c.name for c in relation.columns if c.in_key) if relation.identity in "di" else ()
+
+
+def _relation(data: bytes, types: Mapping[int, str]) -> Relation:
     (oid,) = _U32.unpack_from(data, HEADER + 1)
     end = data.index(0, HEADER + 5)
     schema = data[HEADER + 5:end].decode() or "pg_catalog"
@@ -255,7 +283,8 @@ def _relation(data: bytes) -> Relation:
     for _ in range(count):
         end = data.index(0, position + 1)
         column_oid, typmod = struct.unpack_from(">Ii", data, end + 1)
-        found.append(Column(data[position + 1:end].decode(), column_oid, typmod, bool(data[position] & 1)))
+        found.append(Column(data[position + 1:end].decode(), column_oid, typmod, bool(data[position] & 1),
+                            type_name(column_oid, typmod, types.get(column_oid))))
         position = end + 9
     return Relation(oid, schema, table, identity, tuple(found))
 

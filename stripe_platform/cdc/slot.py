@@ -48,7 +48,7 @@ class SlotState:
 @contextmanager
 def replication(settings: Settings, source: Source = OLTP) -> Iterator[psycopg.Connection]:
     """A walsender connection: replication commands and simple SQL, values as text in UTC."""
-    connection = psycopg.connect(settings.need(source.dsn), replication="database", autocommit=True, options=OPTIONS,
+    connection = psycopg.connect(source.conninfo(settings), replication="database", autocommit=True, options=OPTIONS,
                                  client_encoding="UTF8", application_name="stripe_platform_cdc")
     with closing(connection):  # not `with connection`: that sends COMMIT, which a copy-both stream cannot take
         yield connection

@@ -12,7 +12,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +22,12 @@ import pyarrow.parquet as pq
 
 from resources.lake import Lake
 from stripe_platform import keys, progress
+from stripe_platform.cdc import catalogue, columns, fold
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc import fold
+from stripe_platform.cdc.catalogue import Lineage
 from stripe_platform.cdc.columns import FENCE
-from stripe_platform.cdc.compact import encode, sort_by_key
+from stripe_platform.cdc.compact import encode, joined, sort_by_key
+from stripe_platform.cdc.evolution import Path, multiset
 from stripe_platform.cdc.manifest import Chain, ChainError, canonical
 from stripe_platform.settings import load_settings
 
@@ -39,7 +42,10 @@ class ResnapshotError(RuntimeError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Manifest of one snapshot. `state`: hash over the digests of every change folded into it."""
+    """Manifest of one snapshot. `state`: hash over the digests of every change folded into it.
+
+    `version`: number of the table's version whose columns it has, 0 of a declared table.
+    """
 
     table: str
     day: dt.date
@@ -47,6 +53,11 @@ class Snapshot:
     size: int
     sha256: str
     state: str
+    version: int = 0
+
+    def encode(self) -> bytes:
+        content = dataclasses.asdict(self) | {"day": self.day.isoformat()}
+        return canonical({k: v for k, v in content.items() if (k, v) != ("version", 0)})
 
 
 def data_path(table: str, day: dt.date) -> str:
@@ -59,7 +70,7 @@ def manifest_path(table: str, day: dt.date) -> str:
 
 def is_due(table: str, day: dt.date) -> bool:
     """Whether a table has a snapshot of this day."""
-    return keys.TABLES[table].growth != "growing" or day.weekday() == SUNDAY
+    return table not in keys.TABLES or keys.TABLES[table].growth != "growing" or day.weekday() == SUNDAY
 
 
 def read(lake: Lake, table: str, day: dt.date) -> Snapshot | None:
@@ -72,7 +83,7 @@ def read(lake: Lake, table: str, day: dt.date) -> Snapshot | None:
 
 def newest(lake: Lake, table: str) -> Snapshot | None:
     """The table's last snapshot, None before the first."""
-    days = [Path(path).stem for path in lake.list(f"{FOLDER}/{table}/") if path.endswith(".json")]
+    days = [PurePosixPath(path).stem for path in lake.list(f"{FOLDER}/{table}/") if path.endswith(".json")]
     return read(lake, table, dt.date.fromisoformat(max(days))) if days else None
 
 
@@ -116,7 +127,10 @@ class _Folder:
     def __init__(self, lake: Lake, chain: Chain, table: str, first_day: dt.date, allow_resnapshot: bool) -> None:
         self.lake, self.chain, self.table, self.first_day = lake, chain, table, first_day
         self.allow_resnapshot = allow_resnapshot
-        self.key = dailies.key_of(table)
+        self.declared = catalogue.is_declared(chain, table)
+        self.key: Sequence[str] = catalogue.declared(table).key if self.declared else ()
+        self.path = None if self.declared else Path(Lineage.load(lake, chain, table))
+        self.version = 0  # whose columns `rows` have; 0 before the first
         self.day: dt.date | None = None  # folded up to and with this day
         self.digest = ""
         self.rows: pa.Table | None = None
@@ -139,13 +153,13 @@ class _Folder:
         rows = self.state_of(day)
         if self.data is None:
             data = encode(rows)
-            made = Snapshot(self.table, day, rows.num_rows, len(data), hashlib.sha256(data).hexdigest(), digest)
+            made = Snapshot(self.table, day, rows.num_rows, len(data), hashlib.sha256(data).hexdigest(), digest,
+                            self.version)
         else:  # nothing changed since: the same bytes under the new day's name
             data = self.lake.read(data_path(self.table, self.data.day))
             made = dataclasses.replace(self.data, day=day, state=digest)
         self.lake.put(path, data, durable=False)
-        content = dataclasses.asdict(made) | {"day": day.isoformat()}
-        self.lake.put(manifest_path(self.table, day), canonical(content), durable=False)
+        self.lake.put(manifest_path(self.table, day), made.encode(), durable=False)
         self.data = made
         return made
 
@@ -173,9 +187,13 @@ class _Folder:
                 continue
             self.day, self.data = candidate, standing
             self.rows = pq.read_table(pa.BufferReader(data))
+            self.version = standing.version
+            if self.path is not None and self.version:
+                self.key = self.path.version(self.version).key
             return
-        schema = dailies.schema_of(self.table)
-        self.rows = pa.schema([f for f in schema if not f.name.startswith("_") or f.name in FENCE]).empty_table()
+        schema = catalogue.declared(self.table).schema if self.declared else pa.schema([
+            pa.field(name, columns.ENVELOPE.field(name).type) for name in FENCE])
+        self.rows = pa.schema([f for f in schema if columns.is_own(f.name) or f.name in FENCE]).empty_table()
 
     def _digest_at(self, day: dt.date) -> str:
         """Hash over every day's changes up to `day`: equal hash, equal state."""
@@ -192,25 +210,57 @@ class _Folder:
     def _fold(self) -> None:
         if not self.waiting:
             return
-        changes = pa.concat_tables(self.waiting, promote_options="default")
+        changes = joined(self.waiting)
         self.waiting, self.data = [], None
+        if self.path is None:
+            self._fold_in(changes)
+            return
+        for version, part in self.path.stretches(changes):
+            self._evolve(version)
+            self._fold_in(part)
+
+    def _evolve(self, version: int) -> None:
+        """Bring the state into the columns of a version, and order it by that version's key."""
+        assert self.path is not None  # noqa: S101 - only tables of the catalogue have versions
+        assert self.rows is not None  # noqa: S101 - _start set it
+        self.key = self.path.version(version).key
+        if self.version and self.path.rekeyed(self.version, version):
+            self.rows = sort_by_key(self.path.carry(self.rows, self.version, version), self.key)
+        elif self.version:
+            self.rows = self.path.carry(self.rows, self.version, version)
+        else:
+            own = pa.schema([(c.name, c.arrow) for c in self.path.version(version).columns]).empty_table()
+            self.rows = pa.concat_tables([own, self.rows], promote_options="default")
+        self.version = version
+
+    def _fold_in(self, changes: pa.Table) -> None:
         assert self.rows is not None  # noqa: S101 - _start set it
         for part in fold.segments(changes):
             if isinstance(part, fold.Truncation):
                 self.rows = self.rows.slice(0, 0)
-            elif part.num_rows:
+            elif part.num_rows and self.key:
                 newest = fold.collapse(sort_by_key(part, self.key), self.key)
                 self.rows = merge(self.rows, newest, self.key)
+            elif part.num_rows:
+                self._refuse_unnamed()
+                self.rows = multiset(self.rows.drop_columns([n for n in FENCE if n in self.rows.column_names]), part)
+
+    def _refuse_unnamed(self) -> None:
+        """Only whole rows can stand for a key: without one, and without FULL, updates and deletes name nothing."""
+        assert self.path is not None  # noqa: S101 - declared tables have keys
+        if self.path.version(self.version).identity != "f":
+            raise ChainError(f"{self.table} has lost what names its rows: give it a primary key or `replica identity"
+                             " full`, then take it anew with `stripe-platform cdc snapshot`")
 
 
 def merge(state: pa.Table, newest: pa.Table, key: Sequence[str]) -> pa.Table:
     """A state (sorted by key) after the collapsed changes: replaced in place, new keys sorted in, deleted keys gone."""
-    names = [n for n in newest.column_names if n in (*state.column_names, *FENCE) or not n.startswith("_")]
+    names = [n for n in newest.column_names if n in (*state.column_names, *FENCE) or columns.is_own(n)]
     gone = pc.equal(newest["_op"], "d")
     touched = fold.key_text(newest, key)
     own = fold.key_text(state, key)
     newest_rows = _filled(newest, state, own, key).select(names)
-    kept = pa.concat_tables([state, newest_rows], promote_options="default")
+    kept = joined([state, newest_rows])
     place = pc.index_in(own, value_set=touched.combine_chunks()).to_numpy(zero_copy_only=False)
     order = np.arange(state.num_rows)
     hit = ~np.isnan(place) if place.dtype.kind == "f" else np.ones(len(place), bool)
@@ -222,12 +272,12 @@ def merge(state: pa.Table, newest: pa.Table, key: Sequence[str]) -> pa.Table:
     order = order[~np.append(np.zeros(state.num_rows, bool), drop)[order]]
     added = added[~drop[added]]
     result = kept.take(pa.array(np.append(order, state.num_rows + added)))
-    in_order = not len(added) or not len(order) or _text(fold.key_text(kept, key), order[-1]) < _text(touched, added[0])
+    in_order = not len(added) or not len(order) or _key(kept, key, order[-1]) < _key(newest, key, added[0])
     return result.combine_chunks() if in_order else sort_by_key(result, key)
 
 
-def _text(values: pa.ChunkedArray, position: int) -> str:
-    return values[int(position)].as_py()
+def _key(rows: pa.Table, key: Sequence[str], position: int) -> tuple[Any, ...]:
+    return tuple(rows[name][int(position)].as_py() for name in key)
 
 
 def _filled(newest: pa.Table, state: pa.Table, own: pa.ChunkedArray, key: Sequence[str]) -> pa.Table:

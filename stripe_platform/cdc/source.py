@@ -19,7 +19,8 @@ class Source:
     """One captured database; `dsn`, `slot` and `publication` are names of settings.
 
     `tables`: primary keys by table of `schema`. `calendar`: the table whose rows cut the log into ledger days; a
-    source without one has batches, not days. `folder`: its part of the lake, the root where empty.
+    source without one has batches, not days. `folder`: its part of the lake, the root where empty. `declared`: its
+    tables are this release's own, so that nobody asks the source's catalogue about them.
     """
 
     name: str
@@ -30,12 +31,17 @@ class Source:
     tables: Mapping[str, tuple[str, ...]] = field(hash=False)
     calendar: str | None = None
     folder: str = ""
+    declared: bool = True
 
     def slot_name(self, settings: Settings) -> str:
         return str(getattr(settings, self.slot))
 
     def publication_name(self, settings: Settings) -> str:
         return str(getattr(settings, self.publication))
+
+    def conninfo(self, settings: Settings) -> str:
+        """Connection URL of the capture's role; raises `MissingSettingError` with the remedy."""
+        return settings.need(self.dsn)
 
     def configured(self, settings: Settings) -> bool:
         """Whether this deployment knows where the source is."""

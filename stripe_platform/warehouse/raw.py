@@ -20,19 +20,19 @@ from psycopg import sql
 
 from resources.lake import Lake
 from stripe_platform import progress
+from stripe_platform.cdc import catalogue, fold
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc import fold
-from stripe_platform.cdc.columns import FENCE
-from stripe_platform.cdc.compact import sort_by_key
+from stripe_platform.cdc.columns import EXACT, FENCE, is_own, text
+from stripe_platform.cdc.compact import joined, sort_by_key
 from stripe_platform.cdc.daily import Daily, NotContiguousError
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_text
-from stripe_platform.oltp.schema import load_schema
 from stripe_platform.settings import load_settings
+from stripe_platform.warehouse import raw_tables
+from stripe_platform.warehouse.raw_tables import Target
 
 CHUNK_ROWS = 400_000
 COPY_BATCH = 16_384  # rows per CSV block
-FILLFACTOR = 80  # a page has room for its rows' next state: no index entry per update, half the time, less bloat
 ANALYZE_FROM = 5_000  # rows; the planner's first statistics decide how marts join
 _APPLIED = """
 create table if not exists raw._applied (
@@ -64,9 +64,29 @@ class ApplyReport:
 
 
 def columns_of(table: str) -> list[tuple[str, str]]:
-    """(name, PostgreSQL type) of a raw table's own columns: those of the OLTP without its ciphertext."""
-    schema = load_schema()[table]
-    return [(c.name, c.type) for c in schema.columns if c.name not in schema.sensitive]
+    """(name, PostgreSQL type) of a declared raw table's own columns: those of the OLTP without its ciphertext."""
+    return list(raw_tables.declared(table).columns)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One table's way into raw. `follower`: of a table that only the change log describes."""
+
+    lake: Lake
+    table: str
+    name: str
+    follower: raw_tables.Follower | None
+
+    def parts(self, conn: psycopg.Connection, changes: pa.Table) -> Iterator[tuple[Target, pa.Table | fold.Truncation]]:
+        """Changes with the raw table they belong in, which is brought along where the source changed its columns."""
+        if self.follower is None:
+            for part in fold.segments(changes):
+                yield raw_tables.declared(self.table), part
+            return
+        for version, rows in self.follower.path.stretches(changes):
+            target, carried = self.follower.bring(conn, version, rows)
+            for part in fold.segments(carried) if target.key else [carried]:
+                yield target, part
 
 
 def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.date], *, chain: Chain | None = None,
@@ -80,26 +100,28 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
     begun = time.monotonic()
     chain = chain or Chain.load(lake)
     first_day = first_day or load_settings().first_day
+    known = catalogue.is_declared(chain, table)
+    run = _Run(lake, table, raw_tables.name_of(chain, table),
+               None if known else raw_tables.Follower(lake, chain, table))
     wanted = [dailies.current(lake, chain, table, day, first_day) for day in sorted(days)]
     report = ApplyReport(table, rows={d.day: d.rows for d in wanted},
                          through_seq={d.day: d.through_seq for d in wanted})
     with conn.transaction():  # one of its own, so that each chunk below commits by itself
-        _create(conn, table)
-        standing = _applied(conn, table)
+        _create(conn, run)
+        standing = _applied(conn, run.name)
     if wanted:
         _refuse_gaps(standing, chain, table, wanted[0].day, first_day)
     pending = wanted if reapply else [d for d in wanted if standing.get(d.day) != d.digest]
     with _bar(table, sum(d.rows for d in pending)) as advance:
         for chunk in _chunks(pending):
             with conn.transaction():
-                report.keys += _mend_chunk(conn, lake, table, chunk, standing) if reapply else _apply_chunk(
-                    conn, lake, table, chunk)
+                report.keys += _mend_chunk(conn, run, chunk, standing) if reapply else _apply_chunk(conn, run, chunk)
             report.days += [d.day for d in chunk]
             advance(sum(d.rows for d in chunk))
     if sum(d.rows for d in pending) >= ANALYZE_FROM:
         with conn.transaction():
-            conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", table)))
-    report.total = count(conn, table)
+            conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", run.name)))
+    report.total = count(conn, run.name) if run.follower is None else _count_followed(conn, run.follower)
     report.seconds = time.monotonic() - begun
     return report
 
@@ -119,37 +141,24 @@ def count(conn: psycopg.Connection, table: str) -> int:
     return int(row[0])
 
 
-def _create(conn: psycopg.Connection, table: str) -> None:
-    """The raw table with the OLTP's types, nothing but the key mandatory (a tombstone may know no more).
-
-    One that stands gets the columns that a later migration gave the OLTP's.
-    """
-    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
+def _create(conn: psycopg.Connection, run: _Run) -> None:
+    """What `raw` needs before its first rows; a declared table that stands gets the columns of later migrations."""
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     standing = {row[0] for row in conn.execute(
         "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
-        [f"raw.{table}"])}
+        [f"raw.{run.name}"])} if run.follower is None else set()
     if standing:
-        for column, kind in columns_of(table):
+        target = raw_tables.declared(run.table)
+        for column, kind in target.columns:
             if column not in standing:
                 conn.execute(sql.SQL("alter table {} add column {} {}").format(
-                    sql.Identifier("raw", table), sql.Identifier(column), sql.SQL(kind)))
+                    target.identifier, sql.Identifier(column), sql.SQL(kind)))
         return
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), 0)")
-    conn.execute("create schema if not exists raw")
+    raw_tables.prepare(conn)
     conn.execute(_APPLIED)
-    key = dailies.key_of(table)
-    name = sql.Identifier("raw", table)
-    defined = [sql.SQL("{} {}{}").format(
-        sql.Identifier(column), sql.SQL(kind), sql.SQL(' collate "C"' if kind == "text" and column in key else ""))
-        for column, kind in columns_of(table)]
-    conn.execute(sql.SQL(
-        'create table {} ({}, _source text not null, _epoch text collate "C" not null, _commit_lsn bigint not null,'
-        " _ord bigint not null, _deleted boolean not null, _ledger_day date not null, primary key ({}))"
-        " with (fillfactor = {})").format(
-        name, sql.SQL(", ").join(defined), sql.SQL(", ").join(map(sql.Identifier, key)), sql.Literal(FILLFACTOR)))
-    # BRIN: rows arrive in ledger order; unlike a btree it costs nothing per row and leaves updates on their page.
-    conn.execute(sql.SQL("create index {} on {} using brin (_ledger_day) with (pages_per_range = 32)").format(
-        sql.Identifier(f"{table}_ledger_day"), name))
+    if run.follower is None:
+        raw_tables.create(conn, raw_tables.declared(run.table))
 
 
 def _applied(conn: psycopg.Connection, table: str) -> dict[dt.date, str]:
@@ -179,48 +188,59 @@ def _chunks(pending: Sequence[Daily]) -> Iterator[list[Daily]]:
         yield chunk
 
 
-def _apply_chunk(conn: psycopg.Connection, lake: Lake, table: str, chunk: Sequence[Daily]) -> int:
-    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
+def _count_followed(conn: psycopg.Connection, follower: raw_tables.Follower) -> int:
+    target = follower.target(conn)
+    if target is None:
+        return 0
+    if target.key:
+        return count(conn, target.name)
+    row = conn.execute(sql.SQL("select count(*) from {}").format(
+        sql.Identifier("raw", f"{target.name}__rows"))).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate always gives one row
+    return int(row[0])
+
+
+def _apply_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily]) -> int:
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     applied = 0
-    changes = _changes(lake, table, chunk)
-    for part in fold.segments(changes) if changes is not None else ():
+    changes = _changes(run, chunk)
+    for target, part in run.parts(conn, changes) if changes is not None else ():
         if isinstance(part, fold.Truncation):
-            _truncate(conn, table, part)
+            _truncate(conn, target, part)
         elif part.num_rows:
-            applied += _merge(conn, table, _collapsed(table, part))
-    _record(conn, table, chunk)
+            applied += _merge(conn, target, _collapsed(target, part)) if target.key else _log(conn, target, part)
+    _record(conn, run.name, chunk)
     return applied
 
 
-def _mend_chunk(conn: psycopg.Connection, lake: Lake, table: str, chunk: Sequence[Daily],
-                standing: Iterable[dt.date]) -> int:
+def _mend_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily], standing: Iterable[dt.date]) -> int:
     """Apply days anew over rows that may be spoilt: they lose against their own identity, and lend no value."""
-    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [table])
+    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     days = [d.day for d in chunk]
-    changes = _changes(lake, table, chunk)
+    changes = _changes(run, chunk)
     if changes is not None and pc.any(pc.greater(pc.list_value_length(changes["_unchanged"]), 0)).as_py():
         # What these changes left out stands in earlier ones; the rows as they stand are not to be trusted.
-        earlier = (dailies.read(lake, table, day) for day in sorted(standing) if day < days[0])
-        changes = _changes(lake, table, [*(d for d in earlier if d is not None), *chunk])
-    parts = [part if isinstance(part, fold.Truncation) else _collapsed(table, part)
-             for part in (fold.segments(changes) if changes is not None else ())]
-    made = [part for part in parts if isinstance(part, pa.Table)]
-    if len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
-        _remove_strangers(conn, table, days, made)
+        earlier = (dailies.read(run.lake, run.table, day) for day in sorted(standing) if day < days[0])
+        changes = _changes(run, [*(d for d in earlier if d is not None), *chunk])
+    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else _collapsed(target, part))
+             for target, part in (run.parts(conn, changes) if changes is not None else ())]
+    made = [part for _target, part in parts if isinstance(part, pa.Table)]
+    if parts and len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
+        _remove_strangers(conn, parts[-1][0], days, made)
     applied = 0
-    for part in parts:
+    for target, part in parts:
         if isinstance(part, fold.Truncation):
-            _truncate(conn, table, part)
+            _truncate(conn, target, part)
         elif part.num_rows:
-            applied += _merge(conn, table, part, mend=True)
-    _record(conn, table, chunk)
+            applied += _merge(conn, target, part, mend=True) if target.key else _log(conn, target, part)
+    _record(conn, run.name, chunk)
     return applied
 
 
-def _remove_strangers(conn: psycopg.Connection, table: str, days: list[dt.date], made: Sequence[pa.Table]) -> None:
+def _remove_strangers(conn: psycopg.Connection, table: Target, days: list[dt.date], made: Sequence[pa.Table]) -> None:
     """Delete rows of these ledger days whose key and identity no change of them has."""
-    own = [*dailies.key_of(table), *FENCE]
-    target, every = sql.Identifier("raw", table), sql.SQL(", ").join(map(sql.Identifier, own))
+    own = [*table.key, *FENCE]
+    target, every = table.identifier, sql.SQL(", ").join(map(sql.Identifier, own))
     conn.execute(sql.SQL("create temp table _made on commit drop as select {} from {} limit 0").format(every, target))
     for rows in made:
         _copy(conn, sql.Identifier("_made"), rows.select(own))
@@ -231,21 +251,31 @@ def _remove_strangers(conn: psycopg.Connection, table: str, days: list[dt.date],
     conn.execute("drop table _made")
 
 
-def _collapsed(table: str, changes: pa.Table) -> pa.Table:
-    return fold.collapse(sort_by_key(changes, dailies.key_of(table)), dailies.key_of(table))
+def _collapsed(target: Target, changes: pa.Table) -> pa.Table:
+    return fold.collapse(sort_by_key(changes, target.key), target.key)
 
 
-def _changes(lake: Lake, table: str, days: Sequence[Daily]) -> pa.Table | None:
+def _changes(run: _Run, days: Sequence[Daily]) -> pa.Table | None:
     """Changes of these days with their ledger day, without ciphertext; None where there are none."""
     parts = []
     for day in days:
         if day.rows:
-            read = dailies.read_changes(lake, day)
-            read = read.select([n for n in read.column_names if n not in load_schema()[table].sensitive])
+            read = _without_ciphertext(dailies.read_changes(run.lake, day))
             parts.append(read.append_column("_ledger_day", pa.repeat(pa.scalar(day.day), read.num_rows)))
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    return pa.concat_tables(parts, promote_options="default")
+    return joined(parts) if parts else None
+
+
+def _without_ciphertext(rows: pa.Table) -> pa.Table:
+    hidden = [n for n in rows.column_names if n.removesuffix(EXACT).endswith(catalogue.CIPHERTEXT)]
+    if not hidden:
+        return rows
+    rows = rows.drop_columns(hidden)
+    lists = rows["_unchanged"]
+    if pc.any(pc.is_in(pc.list_flatten(lists), pa.array(hidden, pa.string()))).as_py():
+        kept = [[name for name in names if name not in hidden] for names in lists.to_pylist()]
+        rows = rows.set_column(rows.column_names.index("_unchanged"), "_unchanged",
+                               pa.array(kept, pa.list_(pa.string())))
+    return rows
 
 
 def _record(conn: psycopg.Connection, table: str, chunk: Sequence[Daily]) -> None:
@@ -257,39 +287,51 @@ def _record(conn: psycopg.Connection, table: str, chunk: Sequence[Daily]) -> Non
             [(table, d.day, d.digest, d.rows, d.through_seq) for d in chunk])
 
 
-def _truncate(conn: psycopg.Connection, table: str, cut: fold.Truncation) -> None:
+def _log(conn: psycopg.Connection, target: Target, changes: pa.Table) -> int:
+    """Keep every change of a table without a key; one that is there already changes nothing."""
+    rows = _with_fence(changes, target.names).append_column("_op", changes["_op"])
+    stage = sql.Identifier("_logged")
+    conn.execute(sql.SQL("create temp table _logged (like {}) on commit drop").format(target.identifier))
+    _copy(conn, stage, rows)
+    done = conn.execute(sql.SQL("insert into {} ({names}) select {names} from _logged on conflict do nothing").format(
+        target.identifier, names=sql.SQL(", ").join(map(sql.Identifier, rows.column_names))))
+    conn.execute("drop table _logged")
+    return done.rowcount
+
+
+def _truncate(conn: psycopg.Connection, target: Target, cut: fold.Truncation) -> None:
     conn.execute(sql.SQL(
         "update {} set _deleted = true, _epoch = %(e)s, _commit_lsn = %(l)s, _ord = %(o)s, _ledger_day = %(d)s"
         " where not _deleted and (_epoch, _commit_lsn, _ord) < (%(e)s, %(l)s, %(o)s)").format(
-        sql.Identifier("raw", table)),
+        target.identifier),
         {"e": cut.fence[0], "l": cut.fence[1], "o": cut.fence[2], "d": cut.row["_ledger_day"]})
 
 
-def _merge(conn: psycopg.Connection, table: str, newest: pa.Table, *, mend: bool = False) -> int:
+def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False) -> int:
     """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict.
 
     `mend`: a state overwrites the row of its own identity too.
     """
-    key, target, applied = dailies.key_of(table), sql.Identifier("raw", table), newest.num_rows
+    key, target, applied = table.key, table.identifier, newest.num_rows
     gone = _deleted_unseen(newest, key)
     if pc.any(gone).as_py():
         _retire(conn, table, newest.filter(gone), mend=mend)
         newest = newest.filter(pc.invert(gone))
-    rows = _with_fence(newest, [name for name, _kind in columns_of(table)])
+    rows = _with_fence(newest, table.names)
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
     fresh = None
     first = conn.execute(sql.SQL("select 1 from {} limit 1").format(target)).fetchone() is None
     if not pc.any(pending).as_py():
-        fresh = pa.repeat(pa.scalar(True), rows.num_rows) if first else _beyond(conn, target, key, newest)
+        fresh = pa.repeat(pa.scalar(True), rows.num_rows) if first else _beyond(conn, table, newest)
     if fresh is not None:
         _copy(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
-        stage = _new_stage(conn, sql.Identifier("raw", f"_stage_{table}"), target)
+        stage = _new_stage(conn, table)
         origins = [f"_from_{name}" for name in key]
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
-            _resolve(conn, table, stage, target, key, origins, newest.filter(pending))
+            _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending))
         _upsert(conn, stage, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
@@ -298,18 +340,17 @@ def _merge(conn: psycopg.Connection, table: str, newest: pa.Table, *, mend: bool
 def _deleted_unseen(newest: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
     """Which keys were deleted without any other change in the chunk: all their values stand in the table already."""
     left = pc.list_value_length(newest[fold.PENDING])
-    values = sum(name[0] != "_" and name not in key for name in newest.column_names)
+    values = sum(is_own(name) and name not in key for name in newest.column_names)
     whole = pc.and_(pc.equal(newest["_op"], "d"), pc.equal(left, values))
     return pc.and_(whole, pc.equal(fold.key_text(newest, key), fold.key_text(newest, [f"_from_{k}" for k in key])))
 
 
-def _retire(conn: psycopg.Connection, table: str, deleted: pa.Table, *, mend: bool) -> None:
+def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend: bool) -> None:
     """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
-    key, target, stage = dailies.key_of(table), sql.Identifier("raw", table), sql.Identifier("raw", f"_stage_{table}")
-    rows = _with_fence(deleted, list(key))
-    _copy(conn, _new_stage(conn, stage, target), rows)
-    fence = [name for name in rows.column_names if name not in key]
-    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in key)
+    rows, stage, target = _with_fence(deleted, list(table.key)), _new_stage(conn, table), table.identifier
+    _copy(conn, stage, rows)
+    fence = [name for name in rows.column_names if name not in table.key]
+    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in table.key)
     conn.execute(sql.SQL(
         "update {} t set {} from {} s where {} and (s._epoch, s._commit_lsn, s._ord) {}"
         " (t._epoch, t._commit_lsn, t._ord)").format(
@@ -321,16 +362,17 @@ def _retire(conn: psycopg.Connection, table: str, deleted: pa.Table, *, mend: bo
     conn.execute(sql.SQL("drop table {}").format(stage))
 
 
-def _new_stage(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier) -> sql.Identifier:
+def _new_stage(conn: psycopg.Connection, table: Target) -> sql.Identifier:
     """An empty unlogged table with the target's columns: what is staged is staged again after a crash."""
-    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
+    stage = sql.Identifier("raw", f"_stage_{table.name}")
+    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, table.identifier))
     conn.execute(sql.SQL("truncate {}").format(stage))
     return stage
 
 
 def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
     nulls = pa.nulls(newest.num_rows, pa.string())
-    arrays = [newest[name] if name in newest.column_names else nulls for name in names]
+    arrays = [_exact(newest, name) if name in newest.column_names else nulls for name in names]
     fence = {
         "_source": newest["_source"], "_epoch": newest["_epoch"], "_commit_lsn": newest["_commit_lsn"],
         "_ord": newest["_ord"], "_deleted": pc.equal(newest["_op"], "d"), "_ledger_day": newest["_ledger_day"],
@@ -338,11 +380,20 @@ def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
     return pa.table([*arrays, *fence.values()], names=[*names, *fence])
 
 
-def _beyond(conn: psycopg.Connection, target: sql.Identifier, key: Sequence[str], newest: pa.Table) -> pa.Array | None:
+def _exact(rows: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
+    """A column's values; those that its Arrow type cannot hold from the text that was kept of them."""
+    if name + EXACT not in rows.column_names:
+        return rows[name]
+    return pc.coalesce(rows[name + EXACT].combine_chunks(), text(rows[name].combine_chunks()))
+
+
+def _beyond(conn: psycopg.Connection, target: Target, newest: pa.Table) -> pa.Array | None:
     """Which rows have keys above every key in the table; None when that is not decidable."""
-    if len(key) > 1 or newest.schema.field(key[0]).type != pa.string():
+    key = target.key
+    if len(key) > 1 or target.kind(key[0]) != "text":
         return None
-    highest = conn.execute(sql.SQL("select max({}) from {}").format(sql.Identifier(key[0]), target)).fetchone()
+    highest = conn.execute(sql.SQL("select max({}) from {}").format(
+        sql.Identifier(key[0]), target.identifier)).fetchone()
     assert highest is not None  # noqa: S101 - an aggregate always gives one row
     return pc.greater(newest[key[0]], highest[0])  # both sides compare bytes: the key's collation is "C"
 

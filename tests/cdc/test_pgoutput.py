@@ -117,10 +117,10 @@ def test_a_key_change_is_a_delete_of_the_old_and_a_create_of_the_new_key():
 
 
 def test_an_update_with_a_full_old_row_is_an_update_unless_the_key_differs():
-    keys = {"oltp.probe": ("id",)}
     same = update(["a", 2, *EMPTY[2:]], key=["a", 1, *EMPTY[2:]], kind=b"O")
     other = update(["b", 2, *EMPTY[2:]], key=["a", 2, *EMPTY[2:]], kind=b"O")
-    _decoder, table = decode([relation(identity="f"), *transaction(5, same, other)], keys=keys)
+    _decoder, table = decode([relation(identity="f"), *transaction(5, same, other)],
+                            key_of=lambda _relation: ("id",))
     assert [(r["_op"], r["id"]) for r in table.to_pylist()] == [("u", "a"), ("d", "a"), ("c", "b")]
 
 

@@ -1,0 +1,87 @@
+"""What the source's catalogue tells of a table that its log does not: order of the key, column numbers, defaults.
+
+Only the system catalogue is asked, never a table. It shows the present, the log the past: where the two differ in a
+column's name or type, the answer is about another version of the table and is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import psycopg
+
+from stripe_platform.cdc.catalogue import Details
+from stripe_platform.cdc.pgoutput import Relation
+from stripe_platform.cdc.pgtypes import FIRST_USER_OID
+from stripe_platform.cdc.slot import OPTIONS, CaptureError
+from stripe_platform.cdc.source import Source
+from stripe_platform.settings import Settings
+
+_COLUMNS = """
+select a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
+       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
+from pg_attribute a
+where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+_KEY = """
+select a.attname
+from pg_class c
+join pg_index i on i.indrelid = c.oid and case when c.relreplident = 'i' then i.indisreplident else i.indisprimary end
+cross join unnest(i.indkey::int2[]) with ordinality as k (number, position)
+join pg_attribute a on a.attrelid = c.oid and a.attnum = k.number
+where c.oid = %s and k.position <= i.indnkeyatts order by k.position
+"""
+_UNNAMED = """
+select p.schemaname || '.' || p.tablename
+from pg_publication_tables p
+join pg_class c on c.oid = format('%%I.%%I', p.schemaname, p.tablename)::regclass
+where p.pubname = any(%s) and (c.relreplident = 'n' or (c.relreplident = 'd' and not exists (
+    select from pg_index i where i.indrelid = c.oid and i.indisprimary)))
+order by 1
+"""
+
+
+def describer(settings: Settings, source: Source) -> Callable[[Relation], Details]:
+    """Answers for the relations of a source: the declaration where there is one, else the source's own catalogue."""
+    def answer(relation: Relation) -> Details:
+        key = source.tables.get(relation.table if relation.schema == source.schema else relation.qualified, ())
+        if source.declared:
+            return Details(tuple(key))
+        with closing(connect(settings, source)) as connection:
+            found = describe(connection, relation)
+        return Details(tuple(key), found.numbers, found.missing) if key else found
+
+    return answer
+
+
+def connect(settings: Settings, source: Source) -> psycopg.Connection:
+    """A plain connection of the capture's role."""
+    return psycopg.connect(source.conninfo(settings), autocommit=True, options=OPTIONS, client_encoding="UTF8",
+                           application_name="stripe_platform_cdc")
+
+
+def describe(connection: psycopg.Connection, relation: Relation) -> Details:
+    """A relation as the catalogue has it now; empty where that is another version of it."""
+    rows = {name: (number, kind, missing) for name, number, kind, missing in
+            connection.execute(_COLUMNS, [relation.oid])}
+    if any(c.name not in rows or (c.oid < FIRST_USER_OID and rows[c.name][1] != c.type) for c in relation.columns):
+        return Details()
+    key = tuple(row[0] for row in connection.execute(_KEY, [relation.oid]))
+    return Details(key if set(key) <= {c.name for c in relation.columns} else (),
+                   {c.name: rows[c.name][0] for c in relation.columns},
+                   {c.name: rows[c.name][2] for c in relation.columns if rows[c.name][2] is not None})
+
+
+def refuse_unnamed_rows(settings: Settings, source: Source, known: Sequence[str]) -> None:
+    """Raise `CaptureError` for published tables whose rows nothing names, before any of their changes is read.
+
+    `known`: tables that have versions in the lake already; taking their key away stops their apply, not the capture.
+    """
+    with closing(connect(settings, source)) as connection:
+        found = [row[0] for row in connection.execute(_UNNAMED, [[source.publication_name(settings)]])]
+    unnamed = [name for name in found if name not in known and name.removeprefix(f"{source.schema}.") not in known]
+    if unnamed:
+        raise CaptureError(
+            f"{', '.join(unnamed)} of source {source.name}: updates and deletes would name no row (no primary key, or"
+            " replica identity nothing): give it a primary key, set `replica identity full`, or leave it out")
