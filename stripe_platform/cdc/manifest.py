@@ -49,7 +49,8 @@ class Manifest:
     """One durable batch: whole transactions whose commits end in (from_lsn, to_lsn].
 
     `closes`: ledger day whose boundary row this batch ends with. `changes` counts every published change,
-    `boundaries` of them rows of the calendar, which are no table's content.
+    `boundaries` of them rows of the calendar, which are no table's content. `stream`: where to read on and what was
+    refused, where the changes came as Debezium's events; None where they came from the server.
     """
 
     seq: int
@@ -70,6 +71,7 @@ class Manifest:
     closes: dt.date | None
     files: tuple[BatchFile, ...] = ()
     unrepresentable: dict[str, int] = field(default_factory=dict)
+    stream: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
@@ -89,6 +91,8 @@ class Manifest:
         content["files"] = [{k: v for k, v in f.items() if (k, v) != ("schema_id", None)} for f in content["files"]]
         content |= {"from_lsn": lsn_text(self.from_lsn), "to_lsn": lsn_text(self.to_lsn),
                     "closes": self.closes and self.closes.isoformat()}
+        if self.stream is None:
+            del content["stream"]
         return canonical(content)
 
     @property
