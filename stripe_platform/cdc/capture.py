@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 import pyarrow as pa
 
@@ -25,10 +25,10 @@ from resources.lake import Lake
 from stripe_platform import progress
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
-from stripe_platform.cdc.catalogue import Registrar
+from stripe_platform.cdc.catalogue import Details, Registrar
 from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
 from stripe_platform.cdc.manifest import Epoch, Manifest, Position
-from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, commit_time, lsn_int, lsn_text
+from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, Relation, commit_time, lsn_int, lsn_text
 from stripe_platform.cdc.slot import (
     DATA,
     CaptureError,
@@ -173,21 +173,22 @@ def _capture(settings: Settings, until: dt.date | None, lake: Lake, wait_seconds
         epoch = ensure_slot(settings, lake, source, connection=connection)
         clear_leftovers(lake)
         deadline = begun + budget_seconds if budget_seconds else None
-        drain = _Drain(settings, lake, epoch, until, deadline, source, following, announce)
+        drain = Drain(settings, lake, epoch, until, deadline, source, following=following, announce=announce)
         if until is None or drain.last_closed is None or drain.last_closed < until:
-            with _bar(source) as advance:
+            with progress_bar(source) as advance:
                 state = inspect(connection, drain.slot)
                 refuse_a_foreign_slot(epoch, state, drain.durable_lsn)
                 if state.timeline != epoch.timeline:  # a standby was promoted, and the slot with it
                     epoch = follow_promotion(lake, epoch, state, drain.durable_lsn)
-                    drain = _Drain(settings, lake, epoch, until, deadline, source, following, announce)
+                    drain = Drain(settings, lake, epoch, until, deadline, source, following=following,
+                                  announce=announce)
                 stream = Stream(connection, drain.slot, source.publication_name(settings), drain.durable_lsn,
                                 min(wait_seconds, 10.0))
                 drain.run(stream, state.wal_end, advance)
     return drain.report
 
 
-def _bar(source: Source) -> AbstractContextManager[Advance]:
+def progress_bar(source: Source) -> AbstractContextManager[Advance]:
     """A source without days is small and read often: no bar."""
     return progress.stage("capture changes") if source.calendar else nullcontext(lambda _amount: None)
 
@@ -228,12 +229,28 @@ def _last_closed(lake: Lake) -> dt.date | None:
     return None
 
 
-class _Drain:
-    """State of one drain: the open batch, what is durable, where to stop."""
+class Messages(Protocol):
+    """What a drain reads: the server's stream, or another in its form."""
 
-    def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None,
-                 deadline: float | None, source: Source, following: Following | None,
-                 announce: Announce) -> None:
+    def get(self, asynchronous: int) -> tuple[int, Any]:
+        """(length, message): 0 where none is there yet, -1 where none will come."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until something may be there, or the time is over."""
+
+    def status(self, durable_lsn: int, *, ask: bool = False) -> None:
+        """Everything before this position is durable."""
+
+    def settle(self, seq: int) -> dict[str, Any] | None:
+        """Make durable what belongs to the batch beside its rows; what its manifest keeps of the stream."""
+
+
+class Drain:
+    """State of one drain: the open batch, what is durable, where to stop. `describe`: what is known of a table."""
+
+    def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None, deadline: float | None,
+                 source: Source, *, describe: Callable[[Relation], Details] | None = None,
+                 following: Following | None = None, announce: Announce | None = None) -> None:
         self.slot, self.source = source.slot_name(settings), source
         self.following, self.announce = following, announce
         self.lake, self.epoch, self.until, self.deadline = lake, epoch, until, deadline
@@ -245,7 +262,7 @@ class _Drain:
         self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch).lsn)
         self.canaries = waiting_canaries(lake)
         self.recorded = self.canaries  # what of them is durable
-        self.registrar = Registrar(lake, describer(settings, source))
+        self.registrar = Registrar(lake, describe or describer(settings, source))
         self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name, watch=source.calendar,
                                key_of=lambda relation: self.registrar.version_of(relation).key,
                                typed_keys=source.declared)
@@ -261,7 +278,7 @@ class _Drain:
         self.end_lsn = self.to_lsn
         self.opened: float | None = None  # when the first commit of the batch came
 
-    def run(self, stream: Stream, target: int, advance: Advance) -> None:
+    def run(self, stream: Messages, target: int, advance: Advance) -> None:
         """Read until a stop; everything that was committed before it is durable and acknowledged afterwards."""
         get, feed = stream.get, self.decoder.feed
         stream.status(self.durable_lsn, ask=True)
@@ -291,7 +308,8 @@ class _Drain:
                         return
                     if not self.changes:
                         self._pass_idle_log(stream, seen)
-                        self.announce(seen)
+                        if self.announce is not None:
+                            self.announce(seen)
             elif size == 0:
                 stream.wait(0.25 if self.following is None else self.following.every / 4)
                 if self.following is not None and not self.decoder.in_transaction:
@@ -310,7 +328,7 @@ class _Drain:
                 raise CaptureError(
                     f"the server ended the stream of slot {self.slot}: start the capture again")
 
-    def _commit(self, commit: Commit, stream: Stream, advance: Advance) -> bool:
+    def _commit(self, commit: Commit, stream: Messages, advance: Advance) -> bool:
         """Take a transaction into the open batch; True when the drain is to stop behind it."""
         self.transactions += 1
         self.changes += commit.changes
@@ -352,7 +370,7 @@ class _Drain:
             self.rows[name] = self.rows.get(name, 0) + chunk.num_rows
         self.writer.add(chunks)
 
-    def _close(self, stream: Stream, day: dt.date | None, advance: Advance) -> None:
+    def _close(self, stream: Messages, day: dt.date | None, advance: Advance) -> None:
         """Make the open batch durable, then acknowledge it."""
         if not self.changes:
             if self.canaries != self.recorded:
@@ -364,7 +382,8 @@ class _Drain:
             self.epoch.system_identifier, self.epoch.timeline, self.epoch.ordinal, self.epoch.name, self.to_lsn,
             self.end_lsn, self.transactions, self.changes, self.boundaries,
             commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
-            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries)
+            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries,
+            stream.settle(self.seq))
         self.decoder.unrepresentable = {}
         if not self.lake.put_if_absent(batch.path, batch.encode()):
             raise CaptureError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
@@ -384,21 +403,21 @@ class _Drain:
         if self.following is not None:
             self.following.landed(batch)
 
-    def _finish(self, stream: Stream, seen: int, advance: Advance) -> None:
+    def _finish(self, stream: Messages, seen: int, advance: Advance) -> None:
         """The log's end: close the open batch, and let an idle slot advance over log that holds nothing of ours."""
         self._close(stream, None, advance)
         if self._pass_idle_log(stream, seen):
             stream.wait(0.25)  # the connection closes next: let the server take the message first
         self.report.reached_end = True
 
-    def _pass_idle_log(self, stream: Stream, seen: int) -> bool:
+    def _pass_idle_log(self, stream: Messages, seen: int) -> bool:
         """Acknowledge log that no batch names, in steps, so that the server may remove it."""
         if seen - self.durable_lsn < IDLE_STEP:
             return False
         self._step(stream, seen)
         return True
 
-    def _step(self, stream: Stream, lsn: int) -> None:
+    def _step(self, stream: Messages, lsn: int) -> None:
         """Let the slot advance over log that no batch names, with the canaries that were in it."""
         Position(self.epoch.name, lsn, self.canaries).save(self.lake)
         self.durable_lsn, self.recorded = lsn, self.canaries

@@ -182,6 +182,9 @@ class Stream:
             break
         self._durable = start
 
+    def settle(self, seq: int) -> None:
+        """Nothing belongs to a batch beside its rows."""
+
     def wait(self, seconds: float) -> None:
         """Sleep until the server sends or the time is over."""
         if select.select([self._pgconn.socket], [], [], seconds)[0]:

@@ -20,21 +20,27 @@ import pyarrow as pa
 from psycopg import sql
 
 from resources.lake import Lake, LocalLake
-from stripe_platform import progress
+from stripe_platform import keys, progress
 from stripe_platform.bench import Report
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter
+from stripe_platform.cdc.catalogue import Details, Registrar
 from stripe_platform.cdc.columns import TIMESTAMPTZ, name_lists
 from stripe_platform.cdc.compact import compact
 from stripe_platform.cdc.manifest import Epoch, Manifest
-from stripe_platform.cdc.pgoutput import Relation
+from stripe_platform.cdc.pgoutput import Column, Relation
+from stripe_platform.cdc.pgtypes import BUILT_IN
+from stripe_platform.oltp.schema import load_schema
 from stripe_platform.settings import Settings
 from stripe_platform.warehouse import raw, raw_tables
 
 TABLE, FIRST = "payment_intents", dt.date(2026, 6, 1)
 STORED, CHANGED, ROUNDS = 300_000, 200_000, 3
 KEYS_GOAL, COPY_GOAL = 40_000, 0.25
+OIDS = {name: oid for oid, name in BUILT_IN.items()}
+RELATION = Relation(1, "oltp", TABLE, "d", tuple(
+    Column(c.name, OIDS[c.type], -1, c.name in keys.TABLES[TABLE].key, c.type) for c in load_schema()[TABLE].columns))
 EPOCH = Epoch(1, "bench", "1", 1, 0)
 CREATED_US = 1_780_000_000_000_000
 
@@ -79,6 +85,7 @@ class _Log:
         self.lake, self.dice, self.last, self.lsn, self.top = lake, dice, FIRST - dt.timedelta(days=1), 0, 0
         self.alive = np.zeros(0, np.int64)
         self.before: Manifest | None = None
+        self.registrar = Registrar(lake, lambda _relation: Details(keys.TABLES[TABLE].key))
         manifests.save_epoch(lake, EPOCH)
 
     def day(self, *, new: int, updates: int, deletes: int) -> None:
@@ -93,8 +100,8 @@ class _Log:
         self.top, self.last = self.top + new, self.last + dt.timedelta(days=1)
         begun, self.lsn = self.lsn, self.lsn + len(numbers) * 8
         seq = self.before.seq + 1 if self.before else 1
-        writer = BatchWriter(self.lake, seq, "oltp")
-        writer.add([(Relation(1, "oltp", TABLE, "d", ()), table)])
+        writer = BatchWriter(self.lake, seq, "oltp", self.registrar)
+        writer.add([(RELATION, table)])
         made = Manifest(seq, self.before.digest if self.before else None, "oltp", EPOCH.slot, EPOCH.system_identifier,
                         EPOCH.timeline, EPOCH.ordinal, EPOCH.name, begun, self.lsn, table.num_rows, table.num_rows, 0,
                         None, None, self.last, writer.finish())

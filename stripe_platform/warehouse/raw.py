@@ -22,7 +22,7 @@ from resources.lake import Lake
 from stripe_platform import progress
 from stripe_platform.cdc import catalogue, fold
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc.columns import EXACT, FENCE, text
+from stripe_platform.cdc.columns import EXACT, FENCE, is_own, text
 from stripe_platform.cdc.compact import joined, sort_by_key
 from stripe_platform.cdc.daily import Daily, NotContiguousError
 from stripe_platform.cdc.manifest import Chain
@@ -327,7 +327,7 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         _copy(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
-        stage = _new_stage(conn, sql.Identifier("raw", f"_stage_{table.name}"), target)
+        stage = _new_stage(conn, table)
         origins = [f"_from_{name}" for name in key]
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
@@ -340,18 +340,17 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
 def _deleted_unseen(newest: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
     """Which keys were deleted without any other change in the chunk: all their values stand in the table already."""
     left = pc.list_value_length(newest[fold.PENDING])
-    values = sum(name[0] != "_" and name not in key for name in newest.column_names)
+    values = sum(is_own(name) and name not in key for name in newest.column_names)
     whole = pc.and_(pc.equal(newest["_op"], "d"), pc.equal(left, values))
     return pc.and_(whole, pc.equal(fold.key_text(newest, key), fold.key_text(newest, [f"_from_{k}" for k in key])))
 
 
 def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend: bool) -> None:
     """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
-    key, target, stage = table.key, table.identifier, sql.Identifier("raw", f"_stage_{table.name}")
-    rows = _with_fence(deleted, list(key))
-    _copy(conn, _new_stage(conn, stage, target), rows)
-    fence = [name for name in rows.column_names if name not in key]
-    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in key)
+    rows, stage, target = _with_fence(deleted, list(table.key)), _new_stage(conn, table), table.identifier
+    _copy(conn, stage, rows)
+    fence = [name for name in rows.column_names if name not in table.key]
+    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in table.key)
     conn.execute(sql.SQL(
         "update {} t set {} from {} s where {} and (s._epoch, s._commit_lsn, s._ord) {}"
         " (t._epoch, t._commit_lsn, t._ord)").format(
@@ -363,9 +362,10 @@ def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend:
     conn.execute(sql.SQL("drop table {}").format(stage))
 
 
-def _new_stage(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier) -> sql.Identifier:
+def _new_stage(conn: psycopg.Connection, table: Target) -> sql.Identifier:
     """An empty unlogged table with the target's columns: what is staged is staged again after a crash."""
-    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
+    stage = sql.Identifier("raw", f"_stage_{table.name}")
+    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, table.identifier))
     conn.execute(sql.SQL("truncate {}").format(stage))
     return stage
 

@@ -108,7 +108,8 @@ def create(conn: psycopg.Connection, target: Target) -> None:
     key = target.key or ("_epoch", "_commit_lsn", "_ord")
     conn.execute(sql.SQL("create table {} ({}, {}{}, primary key ({})) with (fillfactor = {})").format(
         target.identifier, sql.SQL(", ").join(defined), _LEDGER,
-        sql.SQL("" if target.key else ", _op text not null"), _list(key), sql.Literal(FILLFACTOR)))
+        sql.SQL("" if target.key else ", _op text not null"), _list(key),
+        sql.Literal(FILLFACTOR if target.key else 100)))
     # BRIN: rows arrive in ledger order; unlike a btree it costs nothing per row and leaves updates on their page.
     conn.execute(sql.SQL("create index {} on {} using brin (_ledger_day) with (pages_per_range = 32)").format(
         sql.Identifier(f"{target.name}_ledger_day"), target.identifier))
