@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
@@ -136,7 +137,9 @@ def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFram
             for name, condition in rules.items()),
         filled=sql.SQL(", ").join(sql.SQL("coalesce(t.{}, 0)").format(sql.Identifier(name)) for name in rules))
     with stores.warehouse() as connection:
-        connection.execute("set transaction isolation level repeatable read")  # rows and how far they are: one moment
+        if connection.info.transaction_status == TransactionStatus.IDLE:
+            # Rows and how far they came are of one moment.
+            connection.execute("set transaction isolation level repeatable read")
         connection.execute("set local datestyle = 'ISO, YMD'")
         connection.execute("set local timezone = 'UTC'")
         standing = connection.execute(query, {"days": list(days), "table": table}).fetchall()
