@@ -39,7 +39,7 @@ DEFAULT = Encoding(decimals="precise", times="adaptive", intervals="numeric")
 
 _EXACT = Context(prec=200_000)  # more digits than a numeric can have
 _DAY = 86_400_000_000  # microseconds
-_DATES = {-2147472692: "infinity", 2147483647: "infinity", -2147483648: "-infinity"}
+_DATES = {-2147472692: "infinity", -2147472691: "-infinity"}  # days beyond every year the server knows
 _INSTANTS = {9223372036825200000: "infinity", -9223372036832400000: "-infinity"}
 _SPECIAL = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 _JAVA_ARRAY = re.compile(r"\[+L?[\w.$]+;?@[0-9a-f]+")
@@ -90,13 +90,13 @@ def is_placeholder(value: Any, kind: str, placeholder: str) -> bool:
         return False
     if value == placeholder:
         return True
-    return kind in ("bytea", "hstore") and value in (
+    return kind.rpartition(".")[2] in ("bytea", "hstore") and value in (
         base64.b64encode(placeholder.encode()).decode(), json.dumps({placeholder: placeholder}, separators=(",", ":")))
 
 
 def _own(value: Any, base: str) -> str:
     """Types that a database brings itself: enums, citext, domains, vectors."""
-    if base == "hstore":
+    if base.rpartition(".")[2] == "hstore":
         return _hstore(value)
     if isinstance(value, str):
         return value
