@@ -2,28 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stripe_platform.tables import Json, emit
 
-cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, verify.")
+if TYPE_CHECKING:
+    from stripe_platform.cdc.intake import IntakeReport
+
+cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, replay, verify.")
+
+
+Topics = Annotated[str, typer.Option("--topics", help="The connector's topic.prefix.")]
 
 
 @cdc_app.command("capture")
-def cdc_capture(as_json: Json = False) -> None:
-    """Drain the replication slot into durable, hash-chained batches. Example: stripe-platform cdc capture"""
+def cdc_capture(
+    from_kafka: Annotated[str | None, typer.Option(help="Read Debezium's topics of this broker, host:port.")] = None,
+    from_files: Annotated[list[Path] | None, typer.Option(help="Read Debezium's events, JSONL; may repeat.")] = None,
+    topics: Topics = "payments",
+    encoding: Annotated[Literal["ours", "default"], typer.Option(help="How values without schemas are written.")] = (
+        "ours"),
+    placeholder: Annotated[str | None, typer.Option(help="The connector's unavailable.value.placeholder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Land changes in durable, hash-chained batches: of the replication slot, or a Debezium stream in its place.
+
+    Examples: stripe-platform cdc capture · stripe-platform cdc capture --from-kafka localhost:9092 --topics payments ·
+    stripe-platform cdc capture --from-files events.jsonl.gz
+    """
     from dataclasses import asdict
 
     from stripe_platform import progress
-    from stripe_platform.cdc.capture import capture
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
+    if from_kafka and from_files:
+        raise typer.BadParameter("--from-kafka and --from-files exclude each other: name one")
     with progress.enabled():
-        report = asdict(capture(load_settings()))
+        if from_kafka or from_files:
+            report = asdict(_intake(from_kafka, from_files or [], topics, encoding, placeholder))
+        else:
+            from stripe_platform.cdc.capture import capture
+
+            report = asdict(capture(load_settings()))
     emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
+
+
+def _intake(bootstrap: str | None, files: list[Path], prefix: str, encoding: str,
+            placeholder: str | None) -> IntakeReport:
+    import dataclasses
+
+    from stripe_platform.cdc import debezium_values
+    from stripe_platform.cdc.intake import declared, intake
+    from stripe_platform.cdc.jsonl import Files
+    from stripe_platform.cdc.kafka import Topics as KafkaTopics
+    from stripe_platform.settings import load_settings
+
+    told = debezium_values.OURS if encoding == "ours" else debezium_values.DEFAULT
+    if placeholder:
+        told = dataclasses.replace(told, placeholder=placeholder)
+    return intake(
+        load_settings(), lambda positions: KafkaTopics(bootstrap, prefix, positions) if bootstrap else Files(
+            files, positions), stream=prefix, catalogue=declared(), encoding=told)
+
+
+@cdc_app.command("replay")
+def cdc_replay(
+    to_files: Annotated[Path | None, typer.Option(help="File to write, JSONL, packed where it ends in .gz.")] = None,
+    to_kafka: Annotated[str | None, typer.Option(help="Broker to write to, host:port.")] = None,
+    topics: Topics = "payments",
+    first: Annotated[int, typer.Option(min=1, help="First batch.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write the batches out as Debezium's change events. Example: stripe-platform cdc replay --to-files log.jsonl.gz"""
+    from stripe_platform.cdc import jsonl, kafka
+    from stripe_platform.cdc.replay import events
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.settings import load_settings
+
+    if (to_files is None) == (to_kafka is None):
+        raise typer.BadParameter("name one of --to-files and --to-kafka")
+    written = events(OLTP.lake(load_settings()), topics, first=first)
+    count = jsonl.write(to_files, written) if to_files else kafka.write(str(to_kafka), written)
+    emit({"events": count}) if as_json else typer.echo(f"{count:,} events written")
 
 
 @cdc_app.command("verify")

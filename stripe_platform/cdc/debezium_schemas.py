@@ -43,6 +43,12 @@ def described(schema: str, table: str, key: tuple[str, ...], envelope: Mapping[s
     return TableVersion(schema, table, "d", key if set(key) == set(ordered) else ordered, columns)
 
 
+def declared_version(schema: str, table: str, key: tuple[str, ...], columns: list[tuple[str, str]]) -> TableVersion:
+    """A table of (name, type as PostgreSQL prints it) columns, all of types that the server brings along."""
+    return TableVersion(schema, table, "d", key, tuple(
+        ColumnVersion(name, kind, OIDS[_base(kind)], name in key) for name, kind in columns))
+
+
 def encodings(envelope: Mapping[str, Any], told: Encoding) -> dict[str, Encoding]:
     """How each column is written, by the schema's own words; `told`: what the schema does not say."""
     found = {}

@@ -186,7 +186,10 @@ class EventStream:
         if told != change.version:
             self._told[name] = oid, change.version
             yield from pgwire.relation(oid, change.version)
-        yield pgwire.truncate(oid) if change.op == "t" else pgwire.change(change.op, oid, change.cells)
+        if change.op == "t":
+            yield pgwire.truncate(oid)
+        else:
+            yield pgwire.change(change.op, oid, change.cells, change.old)
 
     def _write_quarantine(self, seq: int) -> int:
         """Records refused since the last batch: place, rule and remedy; the record itself stays where it was."""
