@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,10 @@ def to_json(text: str | None, kind: str, oid: int) -> Any:
 
 
 def _float(text: str) -> Any:
-    return text if text in _WORDS.values() or text in _WORDS else float(text)
+    value = float(text)
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _bits(text: str) -> Any:

@@ -23,12 +23,13 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from resources.lake import LocalLake
+from stripe_platform.cdc import kafka
 from stripe_platform.cdc.bench import PEERS, run_engine
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.debezium_values import Encoding
 from stripe_platform.cdc.intake import intake, of_lake
-from stripe_platform.cdc.kafka import Topics
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.replay import events
 from stripe_platform.cdc.source import Source
 from stripe_platform.cdc.verify import verify
 from stripe_platform.settings import load_settings
@@ -71,9 +72,9 @@ def test_debezium_and_we_fold_one_history_to_one_state(place, tmp_path, changes,
         create_topics(address, [f"payments.{n}" for n in ("transaction", *(f"public.{t}" for t in TABLES))], 3)
         told = run_engine(deployed_connector(url, slot, "peers"), {"kind": "kafka", "bootstrap": address},
                           until=landed.total)
-        report = intake(settings, lambda positions: Topics(address, "payments", positions), stream="payments",
+        report = intake(settings, lambda positions: kafka.Topics(address, "payments", positions), stream="payments",
                         catalogue=of_lake(ours), encoding=ENCODING, lake=theirs, source=SOURCE)
-        again = intake(settings, lambda positions: Topics(address, "payments", positions), stream="payments",
+        again = intake(settings, lambda positions: kafka.Topics(address, "payments", positions), stream="payments",
                        catalogue=of_lake(ours), encoding=ENCODING, lake=theirs, source=SOURCE)
     assert told["events"] >= landed.total >= changes
     assert (report.rows, report.transactions) == (landed.rows, landed.transactions)
@@ -97,3 +98,21 @@ def test_debezium_server_is_configured_as_kafka_connect_is():
                 if not name.startswith(about_connect)}
     assert expected.items() <= server.items()
     assert [server[f"debezium.format.{part}.schemas.enable"] for part in ("key", "value")] == ["false", "false"]
+
+
+def test_our_batches_written_to_a_broker_are_read_back_as_they_were(place, tmp_path):
+    settings, url, _slot = place
+    with psycopg.connect(url, autocommit=True) as conn:
+        write_history(conn, 7, 1_500, 20)
+    ours, read_back = LocalLake(tmp_path / "ours"), LocalLake(tmp_path / "read_back")
+    landed = capture(settings, lake=ours, source=SOURCE)
+    with broker() as address:
+        create_topics(address, [f"again.{n}" for n in ("transaction", *(f"public.{t}" for t in TABLES))], 3)
+        written = kafka.write(address, events(ours, "again", SOURCE, placeholder=PLACEHOLDER))
+        report = intake(settings, lambda positions: kafka.Topics(address, "again", positions), stream="again",
+                        catalogue=of_lake(ours), encoding=ENCODING, lake=read_back, source=SOURCE)
+    assert written == landed.total + 2 * landed.transactions
+    assert (report.rows, report.refused, report.order) == (landed.rows, 0, "total")
+    found, other = states(ours), states(read_back)
+    for name in TABLES:
+        assert hashes(other[name]) == hashes(found[name])
