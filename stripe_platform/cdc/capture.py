@@ -127,6 +127,17 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     return report
 
 
+def drain_before(settings: Settings, lake: Lake, source: Source, lsn: int) -> None:
+    """Make every commit before a log position durable, and none behind it; only for the holder of the writer lock."""
+    with replication(settings, source) as connection:
+        epoch = ensure_slot(settings, lake, source, connection=connection)
+        drain = _Drain(settings, lake, epoch, None, None, source, before=lsn)
+        if drain.durable_lsn < lsn:
+            refuse_a_foreign_slot(epoch, inspect(connection, drain.slot), drain.durable_lsn)
+            stream = Stream(connection, drain.slot, source.publication_name(settings), drain.durable_lsn, 10.0)
+            drain.run(stream, lsn, lambda _amount: None)
+
+
 def _bar(source: Source) -> AbstractContextManager[Advance]:
     """A source without days is small and read often: no bar."""
     return progress.stage("capture changes") if source.calendar else nullcontext(lambda _amount: None)
@@ -172,7 +183,7 @@ class _Drain:
     """State of one drain: the open batch, what is durable, where to stop."""
 
     def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None,
-                 deadline: float | None, source: Source) -> None:
+                 deadline: float | None, source: Source, before: int | None = None) -> None:
         self.slot, self.source = source.slot_name(settings), source
         self.lake, self.epoch, self.until, self.deadline = lake, epoch, until, deadline
         self.report = CaptureReport()
@@ -184,9 +195,9 @@ class _Drain:
         self.canaries = waiting_canaries(lake)
         self.recorded = self.canaries  # what of them is durable
         self.registrar = Registrar(lake, describer(settings, source))
-        self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name, watch=source.calendar,
-                               key_of=lambda relation: self.registrar.version_of(relation).key,
-                               typed_keys=source.declared)
+        self.decoder = Decoder(
+            durable_lsn=self.to_lsn, before_lsn=before, source=source.name, epoch=epoch.name, watch=source.calendar,
+            key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared)
         self._begin_batch()
 
     def _begin_batch(self) -> None:
@@ -209,6 +220,9 @@ class _Drain:
                 if data[0] == DATA:
                     commit = feed(data)
                     if commit is not None:
+                        if self.decoder.passed:
+                            self._finish(stream, self.end_lsn, advance)
+                            return
                         if commit.skipped or not (commit.changes or commit.messages):
                             continue
                         self._take(commit.messages)

@@ -96,14 +96,17 @@ class Decoder:
     """Feed it every XLogData message; take Arrow tables out with `flush` and commits as they end.
 
     `durable_lsn`: transactions that committed before it were landed by an earlier run and are skipped whole.
+    `before_lsn`: so are those that committed at or after it; `passed` tells that one did.
     `key_of`: the columns that name a row of a relation, needed where the replica identity is FULL; none: whole rows.
     `typed_keys`: dates and times that name rows are typed as any other column, not kept as text.
     `watch`: qualified name of one table whose arrival the caller wants to know at once.
     """
 
-    def __init__(self, *, durable_lsn: int = 0, source: str, epoch: str, watch: str | None = None,
-                 key_of: Callable[[Relation], Sequence[str]] | None = None, typed_keys: bool = True) -> None:
+    def __init__(self, *, durable_lsn: int = 0, before_lsn: int | None = None, source: str, epoch: str,
+                 watch: str | None = None, key_of: Callable[[Relation], Sequence[str]] | None = None,
+                 typed_keys: bool = True) -> None:
         self.durable_lsn, self.source, self.epoch = durable_lsn, source, epoch
+        self._before, self.passed = before_lsn, False
         self._key_of, self._typed_keys = key_of or _identity, typed_keys
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
@@ -147,7 +150,8 @@ class Decoder:
             return None
         if tag == BEGIN:
             lsn, ts, _xid = _BEGIN.unpack_from(data, HEADER + 1)
-            self._ord, self._in_transaction, self._skip = 0, True, lsn < self.durable_lsn
+            self.passed = self._before is not None and lsn >= self._before
+            self._ord, self._in_transaction, self._skip = 0, True, lsn < self.durable_lsn or self.passed
             self._current = len(self._commits)
             self._commits.append((lsn, ts + PG_EPOCH_US))
         elif tag == COMMIT:

@@ -204,11 +204,13 @@ def _apply_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily]) ->
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     applied = 0
     changes = _changes(run, chunk)
-    for target, part in run.parts(conn, changes) if changes is not None else ():
+    for (target, part), doomed in fold.doomed(run.parts(conn, changes)) if changes is not None else ():
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
+        elif part.num_rows and target.key:
+            applied += _merge(conn, target, _collapsed(target, part), doomed=doomed)
         elif part.num_rows:
-            applied += _merge(conn, target, _collapsed(target, part)) if target.key else _log(conn, target, part)
+            applied += _log(conn, target, part)
     _record(conn, run.name, chunk)
     return applied
 
@@ -228,11 +230,13 @@ def _mend_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily], sta
     if parts and len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
         _remove_strangers(conn, parts[-1][0], days, made)
     applied = 0
-    for target, part in parts:
+    for (target, part), doomed in fold.doomed(parts):
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
+        elif part.num_rows and target.key:
+            applied += _merge(conn, target, part, mend=True, doomed=doomed)
         elif part.num_rows:
-            applied += _merge(conn, target, part, mend=True) if target.key else _log(conn, target, part)
+            applied += _log(conn, target, part)
     _record(conn, run.name, chunk)
     return applied
 
@@ -307,10 +311,11 @@ def _truncate(conn: psycopg.Connection, target: Target, cut: fold.Truncation) ->
         {"e": cut.fence[0], "l": cut.fence[1], "o": cut.fence[2], "d": cut.row["_ledger_day"]})
 
 
-def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False) -> int:
+def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False,
+           doomed: bool = False) -> int:
     """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict.
 
-    `mend`: a state overwrites the row of its own identity too.
+    `mend`: a state overwrites the row of its own identity too. `doomed`: a truncation takes these rows at once.
     """
     key, target, applied = table.key, table.identifier, newest.num_rows
     rows = _with_fence(newest, table.names)
@@ -329,7 +334,7 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         conn.execute(sql.SQL("truncate {}").format(stage))
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
-            _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending))
+            _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending), doomed=doomed)
         _upsert(conn, stage, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
@@ -387,7 +392,7 @@ def _copy(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table, *, f
 
 
 def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
-             origins: list[str], pending: pa.Table) -> None:
+             origins: list[str], pending: pa.Table, *, doomed: bool) -> None:
     """Fill values that changes left out from the rows as they stand, found under the key they had then."""
     wanted = set(pc.list_flatten(pending[fold.PENDING]).unique().to_pylist())
     lists = pending[fold.PENDING].to_pylist()
@@ -412,7 +417,7 @@ def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target
         "select s._commit_lsn, s._ord from {} s join _left l on {} left join {} t on {}"
         " where t._epoch is null and not s._deleted limit 1").format(stage, same, target, origin)).fetchone()
     conn.execute("drop table _left")
-    if orphan is not None:
+    if orphan is not None and not doomed:
         raise UnknownStateError(
             f"raw/{table}: the change at LSN {lsn_text(orphan[0])}, ordinal {orphan[1]}, leaves values out and"
             " no earlier state of its row is known: load the table's state from before the slot was made")
