@@ -456,10 +456,13 @@ def cdc_publish(source: SourceName, as_json: Json = False) -> None:
     from stripe_platform.tables import show
 
     found = _configured(source)
-    names = publish(load_settings(), found)
+    told = publish(load_settings(), found)
+    names = [each.name for each in found.published]
     epoch = ensure_slot(load_settings(), source=found)
-    facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names}
-    emit(facts) if as_json else show("Published", [{"table": name} for name in names])
+    facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
+             "ddl_told": told}
+    note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"
+    emit(facts) if as_json else show("Published", [{"table": name} for name in names], note=note)
 
 
 @cdc_app.command("snapshot")

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from resources.lake import Lake
 from stripe_platform import progress
+from stripe_platform.cdc import ddl
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Registrar
@@ -197,7 +198,8 @@ class _Drain:
         self.registrar = Registrar(lake, describer(settings, source))
         self.decoder = Decoder(
             durable_lsn=self.to_lsn, before_lsn=before, source=source.name, epoch=epoch.name, watch=source.calendar,
-            key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared)
+            key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared,
+            ddl=(ddl.PREFIX, ddl.table_of))
         self._begin_batch()
 
     def _begin_batch(self) -> None:

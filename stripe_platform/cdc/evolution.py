@@ -49,6 +49,10 @@ def step(before: TableVersion, after: TableVersion, renames: Mapping[str, str] |
 
     `CatalogueError` where the log does not tell, with the remedy.
     """
+    if before.oid != after.oid:
+        raise CatalogueError(
+            f"{after.qualified} is another table than the one of that name before, whose rows went without a change in"
+            f" the log: take it anew with `stripe-platform cdc snapshot --table {after.table}`")
     same = _matched(before, after, renames)
     pairs = {new: old for old, new in same.items()}
     retyped = []

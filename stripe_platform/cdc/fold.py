@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from stripe_platform.cdc.columns import FENCE, is_own, name_lists, text
 
-T = TypeVar("T")
 PENDING = "_pending"  # columns whose value must come from the earlier state
 SEPARATOR = "\x1f"
 
@@ -49,15 +48,11 @@ def _escaped(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring(pc.replace_substring(values, "\x1e", "\x1e0"), SEPARATOR, "\x1e1")
 
 
-def doomed(parts: Iterable[T]) -> Iterator[tuple[T, bool]]:
+def doomed(parts: Iterable[pa.Table | Truncation]) -> Iterator[tuple[pa.Table | Truncation, bool]]:
     """Parts of a fold, and whether a truncation follows at once: what such rows left out need not be known."""
-    waiting: list[T] = []
-    for part in parts:
-        if waiting:
-            yield waiting.pop(), isinstance(part[-1] if isinstance(part, tuple) else part, Truncation)
-        waiting.append(part)
-    if waiting:
-        yield waiting.pop(), False
+    for part, following in pairwise([*parts, None]):
+        if part is not None:
+            yield part, isinstance(following, Truncation)
 
 
 def last_cut(changes: pa.Table) -> tuple[str, int, int] | None:

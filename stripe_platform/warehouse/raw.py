@@ -68,6 +68,10 @@ def columns_of(table: str) -> list[tuple[str, str]]:
     return list(raw_tables.declared(table).columns)
 
 
+# Where the changes belong, the changes, and whether a truncation takes them at once.
+_Part = tuple[Target, pa.Table | fold.Truncation, bool]
+
+
 @dataclass(frozen=True)
 class _Run:
     """One table's way into raw. `follower`: of a table that only the change log describes."""
@@ -77,16 +81,19 @@ class _Run:
     name: str
     follower: raw_tables.Follower | None
 
-    def parts(self, conn: psycopg.Connection, changes: pa.Table) -> Iterator[tuple[Target, pa.Table | fold.Truncation]]:
-        """Changes with the raw table they belong in, which is brought along where the source changed its columns."""
+    def parts(self, conn: psycopg.Connection, changes: pa.Table) -> Iterator[_Part]:
+        """Changes with the raw table they belong in, which is brought along where the source changed its columns.
+
+        Each part must be applied before the next is asked for: that may change the table.
+        """
         if self.follower is None:
-            for part in fold.segments(changes):
-                yield raw_tables.declared(self.table), part
+            for part, doomed in fold.doomed(fold.segments(changes)):
+                yield raw_tables.declared(self.table), part, doomed
             return
         for version, rows in self.follower.path.stretches(changes):
             target, carried = self.follower.bring(conn, version, rows)
-            for part in fold.segments(carried) if target.key else [carried]:
-                yield target, part
+            for part, doomed in fold.doomed(fold.segments(carried) if target.key else [carried]):
+                yield target, part, doomed
 
 
 def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.date], *, chain: Chain | None = None,
@@ -204,7 +211,7 @@ def _apply_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily]) ->
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     applied = 0
     changes = _changes(run, chunk)
-    for (target, part), doomed in fold.doomed(run.parts(conn, changes)) if changes is not None else ():
+    for target, part, doomed in run.parts(conn, changes) if changes is not None else ():
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
         elif part.num_rows and target.key:
@@ -224,13 +231,13 @@ def _mend_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily], sta
         # What these changes left out stands in earlier ones; the rows as they stand are not to be trusted.
         earlier = (dailies.read(run.lake, run.table, day) for day in sorted(standing) if day < days[0])
         changes = _changes(run, [*(d for d in earlier if d is not None), *chunk])
-    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else _collapsed(target, part))
-             for target, part in (run.parts(conn, changes) if changes is not None else ())]
-    made = [part for _target, part in parts if isinstance(part, pa.Table)]
+    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else _collapsed(target, part), gone)
+             for target, part, gone in (run.parts(conn, changes) if changes is not None else ())]
+    made = [part for _target, part, _doomed in parts if isinstance(part, pa.Table)]
     if parts and len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
         _remove_strangers(conn, parts[-1][0], days, made)
     applied = 0
-    for (target, part), doomed in fold.doomed(parts):
+    for target, part, doomed in parts:
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
         elif part.num_rows and target.key:
