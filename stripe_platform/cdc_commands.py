@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,11 +15,31 @@ if TYPE_CHECKING:
 cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, replay, verify.")
 
 
+SourceName = Annotated[str, typer.Option("--source", help="oltp, reference, or one of STRIPE_PLATFORM_SOURCES.")]
+
+
+def _source(name: str) -> Any:
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.cdc.sources import find
+    from stripe_platform.reference.database import REFERENCE
+    from stripe_platform.settings import load_settings
+
+    return find(load_settings(), name, {OLTP.name: OLTP, REFERENCE.name: REFERENCE})
+
+
+def _configured(name: str) -> Any:
+    from stripe_platform.cdc.sources import find
+    from stripe_platform.settings import load_settings
+
+    return find(load_settings(), name)
+
+
 Topics = Annotated[str, typer.Option("--topics", help="The connector's topic.prefix.")]
 
 
 @cdc_app.command("capture")
 def cdc_capture(
+    source: SourceName = "oltp",
     from_kafka: Annotated[str | None, typer.Option(help="Read Debezium's topics of this broker, host:port.")] = None,
     from_files: Annotated[list[Path] | None, typer.Option(help="Read Debezium's events, JSONL; may repeat.")] = None,
     topics: Topics = "payments",
@@ -47,7 +67,7 @@ def cdc_capture(
         else:
             from stripe_platform.cdc.capture import capture
 
-            report = asdict(capture(load_settings()))
+            report = asdict(capture(load_settings(), source=_source(source)))
     emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
 
 
@@ -90,9 +110,88 @@ def cdc_replay(
     emit({"events": count}) if as_json else typer.echo(f"{count:,} events written")
 
 
+@cdc_app.command("publish")
+def cdc_publish(source: SourceName, as_json: Json = False) -> None:
+    """Publish the tables that the file of sources names, and make the slot. Example: cdc publish --source shop"""
+    from stripe_platform.cdc.slot import ensure_slot
+    from stripe_platform.cdc.sources import publish
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    found = _configured(source)
+    told = publish(load_settings(), found)
+    names = [each.name for each in found.published]
+    epoch = ensure_slot(load_settings(), source=found)
+    facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
+             "ddl_told": told}
+    note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"
+    emit(facts) if as_json else show("Published", [{"table": name} for name in names], note=note)
+
+
+@cdc_app.command("snapshot")
+def cdc_snapshot(
+    source: SourceName, table: Annotated[list[str] | None, typer.Option(help="Only this table; may repeat.")] = None,
+    new_slot: Annotated[bool, typer.Option("--new-slot", help="The slot is lost: begin anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take tables from a source, joined to its stream. Kill-safe, resumable. Example: cdc snapshot --source shop"""
+    from dataclasses import asdict
+
+    from stripe_platform import progress
+    from stripe_platform.cdc.backfill import backfill
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    with progress.enabled():
+        report = asdict(backfill(load_settings(), _configured(source), table, new_slot=new_slot))
+    emit(report) if as_json else show("Taken", [{"table": k, "rows": f"{v:,}"} for k, v in report["rows"].items()])
+
+
+@cdc_app.command("canary")
+def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
+    """Commit the next canary at a source: `cdc verify` proves that none is missing. Example: cdc canary"""
+    from stripe_platform.cdc.canary import emit as commit_canary
+    from stripe_platform.settings import load_settings
+
+    number = commit_canary(load_settings(), _source(source))
+    emit({"source": source, "number": number}) if as_json else typer.echo(f"canary {number} of {source}")
+
+
+@cdc_app.command("slot")
+def cdc_slot(source: SourceName = "oltp", as_json: Json = False) -> None:
+    """A slot in figures: lag, log kept, status. Exit code 1 on an alarm. Example: stripe-platform cdc slot"""
+    from dataclasses import asdict
+
+    from stripe_platform.cdc.metrics import slot_metrics
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    found = slot_metrics(load_settings(), _source(source))
+    facts = asdict(found) | {"alarms": found.alarms}
+    emit(facts) if as_json else show("Slot", [{"what": k, "value": str(v)} for k, v in facts.items()])
+    if found.alarms:
+        raise typer.Exit(1)
+
+
+@cdc_app.command("rename")
+def cdc_rename(
+    source: SourceName, table: Annotated[str, typer.Option(help="The table that stopped.")],
+    old: str, new: str, not_renamed: Annotated[bool, typer.Option("--not-renamed", help="Two columns.")] = False,
+) -> None:
+    """Say whether a column was renamed where the log cannot tell. Example: cdc rename --source s --table t old new"""
+    from stripe_platform.cdc.evolution import declare
+    from stripe_platform.settings import load_settings
+
+    declare(_source(source).lake(load_settings()), table, old, new, renamed=not not_renamed)
+    typer.echo(f"{table}: {old} {'and ' + new + ' are two columns' if not_renamed else 'became ' + new}")
+
+
 @cdc_app.command("verify")
-def cdc_verify(as_json: Json = False) -> None:
-    """Prove the change log whole: chain, hashes, ordinals, slot. Exit code 1 when it is not."""
+def cdc_verify(
+    source: Annotated[str | None, typer.Option(help="One of STRIPE_PLATFORM_SOURCES; default: the platform's two.")]
+    = None, as_json: Json = False,
+) -> None:
+    """Prove the change log whole: chain, hashes, ordinals, canaries, slot. Exit code 1 when it is not."""
     from dataclasses import asdict
 
     from stripe_platform import progress
@@ -101,6 +200,11 @@ def cdc_verify(as_json: Json = False) -> None:
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
+    if source is not None:
+        with progress.enabled():
+            facts = asdict(verify(load_settings(), source=_source(source)))
+        emit(facts) if as_json else show("Change log", [{"what": k, "value": str(v)} for k, v in facts.items()])
+        raise typer.Exit(1 if facts["problems"] else 0)
     with progress.enabled():
         report, second = verify(load_settings()), verify(load_settings(), source=REFERENCE)
     facts = asdict(report) | {"problems": [*report.problems, *(f"reference: {p}" for p in second.problems)]}

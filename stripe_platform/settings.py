@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     cdc_publication: str = "stripe_platform"
     reference_slot: str = "stripe_platform_reference"
     reference_publication: str = "stripe_platform_reference"
+    sources: Path | None = None  # TOML file of further databases to capture
     first_day: dt.date = FIRST_DAY  # first daily partition of this deployment
 
     stripe_api_key: SecretStr | None = None  # live backfill; read rights suffice
@@ -80,6 +81,10 @@ class Settings(BaseSettings):
             variable = "MONGODB_URI" if name == "mongodb_uri" else f"STRIPE_PLATFORM_{name.upper()}"
             raise MissingSettingError(f"{variable} is not set: run `stripe-platform up`, or set it in .env")
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    def variable(self, name: str) -> str | None:
+        """An environment variable that a file of this deployment names; None where it is not set."""
+        return os.environ.get(name)
 
     @property
     def lake(self) -> str:

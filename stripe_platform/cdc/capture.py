@@ -20,12 +20,13 @@ import pyarrow as pa
 
 from resources.lake import Lake
 from stripe_platform import progress
+from stripe_platform.cdc import ddl
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Details, Registrar
-from stripe_platform.cdc.describe import describer
-from stripe_platform.cdc.manifest import Epoch, Manifest
-from stripe_platform.cdc.pgoutput import Commit, Decoder, Relation, commit_time, lsn_int, lsn_text
+from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
+from stripe_platform.cdc.manifest import Epoch, Manifest, Position
+from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, Relation, commit_time
 from stripe_platform.cdc.slot import (
     DATA,
     CaptureError,
@@ -106,6 +107,8 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     lake = lake or source.lake(settings)
     begun = time.monotonic()
     with writer_lock(settings, wait_seconds, source), replication(settings, source) as connection:
+        if not source.declared:
+            refuse_unnamed_rows(settings, source, lake)
         epoch = ensure_slot(settings, lake, source, connection=connection)
         clear_leftovers(lake)
         deadline = begun + budget_seconds if budget_seconds else None
@@ -126,6 +129,17 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
     return report
 
 
+def drain_before(settings: Settings, lake: Lake, source: Source, lsn: int) -> None:
+    """Make every commit before a log position durable, and none behind it; only for the holder of the writer lock."""
+    with replication(settings, source) as connection:
+        epoch = ensure_slot(settings, lake, source, connection=connection)
+        drain = Drain(settings, lake, epoch, None, None, source, before=lsn)
+        if drain.durable_lsn < lsn:
+            refuse_a_foreign_slot(epoch, inspect(connection, drain.slot), drain.durable_lsn)
+            stream = Stream(connection, drain.slot, source.publication_name(settings), drain.durable_lsn, 10.0)
+            drain.run(stream, lsn, lambda _amount: None)
+
+
 def progress_bar(source: Source) -> AbstractContextManager[Advance]:
     """A source without days is small and read often: no bar."""
     return progress.stage("capture changes") if source.calendar else nullcontext(lambda _amount: None)
@@ -144,14 +158,19 @@ def durable_position(lake: Lake) -> tuple[Epoch, int]:
         raise CaptureError("the lake knows no slot yet: run `stripe-platform up` or `stripe-platform cdc capture`")
     begun = newest is not None and newest.epoch == epochs[-1].name
     reached = newest.to_lsn if newest and begun else epochs[-1].consistent_lsn
-    return epochs[-1], max(reached, _idle_position(lake, epochs[-1]))
+    return epochs[-1], max(reached, _idle_position(lake, epochs[-1]).lsn)
 
 
-def _idle_position(lake: Lake, epoch: Epoch) -> int:
-    if lake.size(manifests.POSITION) is None:
-        return 0
-    position = json.loads(lake.read(manifests.POSITION))
-    return lsn_int(position["lsn"]) if position["epoch"] == epoch.name else 0
+def _idle_position(lake: Lake, epoch: Epoch) -> Position:
+    position = Position.load(lake)
+    return position if position and position.epoch == epoch.name else Position(epoch.name, 0)
+
+
+def waiting_canaries(lake: Lake) -> tuple[tuple[int, int], ...]:
+    """Canaries that arrived after the newest batch."""
+    newest, position = manifests.last(lake), Position.load(lake)
+    beyond = position is not None and (newest is None or (newest.epoch, newest.to_lsn) < (position.epoch, position.lsn))
+    return position.canaries if position is not None and beyond else ()
 
 
 def _last_closed(lake: Lake) -> dt.date | None:
@@ -182,7 +201,8 @@ class Drain:
     """State of one drain: the open batch, what is durable, where to stop. `describe`: what is known of a table."""
 
     def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None, deadline: float | None,
-                 source: Source, describe: Callable[[Relation], Details] | None = None) -> None:
+                 source: Source, before: int | None = None,
+                 describe: Callable[[Relation], Details] | None = None) -> None:
         self.slot, self.source = source.slot_name(settings), source
         self.lake, self.epoch, self.until, self.deadline = lake, epoch, until, deadline
         self.report = CaptureReport()
@@ -190,11 +210,14 @@ class Drain:
         self.last_closed = _last_closed(lake) if source.calendar else None
         begun = self.last is not None and self.last.epoch == epoch.name
         self.to_lsn = self.last.to_lsn if self.last and begun else epoch.consistent_lsn
-        self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch))
+        self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch).lsn)
+        self.canaries = waiting_canaries(lake)
+        self.recorded = self.canaries  # what of them is durable
         self.registrar = Registrar(lake, describe or describer(settings, source))
-        self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name, watch=source.calendar,
-                               key_of=lambda relation: self.registrar.version_of(relation).key,
-                               typed_keys=source.declared)
+        self.decoder = Decoder(
+            durable_lsn=self.to_lsn, before_lsn=before, source=source.name, epoch=epoch.name, watch=source.calendar,
+            key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared,
+            ddl=(ddl.PREFIX, ddl.table_of))
         self._begin_batch()
 
     def _begin_batch(self) -> None:
@@ -217,7 +240,14 @@ class Drain:
                 if data[0] == DATA:
                     commit = feed(data)
                     if commit is not None:
-                        if commit.changes and not commit.skipped and self._commit(commit, stream, advance):
+                        if self.decoder.passed:
+                            self._finish(stream, self.end_lsn, advance)
+                            return
+                        if commit.skipped or not (commit.changes or commit.messages):
+                            continue
+                        self._take(commit.messages)
+                        self.end_lsn = commit.end_lsn
+                        if commit.changes and self._commit(commit, stream, advance):
                             return
                     elif self.decoder.buffered_bytes > CHUNK_BYTES:
                         self._flush()
@@ -246,7 +276,7 @@ class Drain:
         self.transactions += 1
         self.changes += commit.changes
         self.first_ts = self.first_ts or commit.ts_us
-        self.last_ts, self.end_lsn = commit.ts_us, commit.end_lsn
+        self.last_ts = commit.ts_us
         if self.decoder.watched_changed:
             self._flush()
         day = self.day
@@ -255,6 +285,11 @@ class Drain:
         if day or full or late:
             self._close(stream, day, advance)
         return late or (day is not None and self.until is not None and day >= self.until)
+
+    def _take(self, messages: tuple[Message, ...]) -> None:
+        for message in messages:
+            if message.prefix == manifests.CANARY_PREFIX:
+                self.canaries = manifests.with_canary(self.canaries, int(json.loads(message.content)["number"]))
 
     def _flush(self) -> None:
         self.batch_bytes += self.decoder.buffered_bytes
@@ -272,6 +307,8 @@ class Drain:
     def _close(self, stream: Messages, day: dt.date | None, advance: Advance) -> None:
         """Make the open batch durable, then acknowledge it."""
         if not self.changes:
+            if self.canaries != self.recorded:
+                self._step(stream, max(self.end_lsn, self.durable_lsn))
             return
         self._flush()
         batch = Manifest(
@@ -279,10 +316,12 @@ class Drain:
             self.epoch.system_identifier, self.epoch.timeline, self.epoch.ordinal, self.epoch.name, self.to_lsn,
             self.end_lsn, self.transactions, self.changes, self.boundaries,
             commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
-            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), stream.settle(self.seq))
+            self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries,
+            stream.settle(self.seq))
         self.decoder.unrepresentable = {}
         if not self.lake.put_if_absent(batch.path, batch.encode()):
             raise CaptureError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
+        self.canaries = self.recorded = ()
         self.last, self.to_lsn, self.durable_lsn = batch, batch.to_lsn, max(self.durable_lsn, batch.to_lsn)
         self.decoder.durable_lsn = batch.to_lsn
         stream.status(self.durable_lsn)
@@ -300,11 +339,15 @@ class Drain:
         """The log's end: close the open batch, and let an idle slot advance over log that holds nothing of ours."""
         self._close(stream, None, advance)
         if seen - self.durable_lsn >= IDLE_STEP:
-            self.lake.put(manifests.POSITION, manifests.canonical({"epoch": self.epoch.name, "lsn": lsn_text(seen)}))
-            self.durable_lsn = seen
-            stream.status(seen, ask=True)
+            self._step(stream, seen)
             stream.wait(0.25)  # the connection closes next: let the server take the message first
         self.report.reached_end = True
+
+    def _step(self, stream: Messages, lsn: int) -> None:
+        """Let the slot advance over log that no batch names, with the canaries that were in it."""
+        Position(self.epoch.name, lsn, self.canaries).save(self.lake)
+        self.durable_lsn, self.recorded = lsn, self.canaries
+        stream.status(lsn, ask=True)
 
 
 def _closed_day(chunk: pa.Table, source: Source) -> dt.date | None:

@@ -57,11 +57,13 @@ class ColumnVersion:
 class TableVersion:
     """A table as of one stretch of the log. `key`: what names a row, in key order; empty where nothing does.
 
-    `identity`: the replica identity d(efault), f(ull), i(ndex) or n(othing).
+    `identity`: the replica identity d(efault), f(ull), i(ndex) or n(othing). `oid`: the table's at the source, another
+    one where a table was dropped and made again under the same name.
     """
 
     schema: str
     table: str
+    oid: int
     identity: str
     key: tuple[str, ...]
     columns: tuple[ColumnVersion, ...]
@@ -117,15 +119,10 @@ class Details:
 
 def version_of(relation: Relation, details: Details) -> TableVersion:
     """The version that a Relation message describes, with what else is known of the table."""
-    reserved = sorted(c.name for c in relation.columns if not values.is_own(c.name) or values.EXACT in c.name)
-    if reserved:
-        raise CatalogueError(
-            f"{relation.qualified} has a column named {reserved[0]}, a name the change log needs for itself: rename"
-            " it, or leave it out of the publication's column list")
     named = tuple(c.name for c in relation.columns if c.in_key) if relation.identity in "di" else ()
     # Deletes carry the replica identity and nothing else: of another key only the order of its columns can be taken.
     key = details.key if details.key and (not named or set(named) == set(details.key)) else named
-    return TableVersion(relation.schema, relation.table, relation.identity, key, tuple(
+    return TableVersion(relation.schema, relation.table, relation.oid, relation.identity, key, tuple(
         ColumnVersion(c.name, c.type, c.oid, c.name in key, details.numbers.get(c.name), details.missing.get(c.name))
         for c in relation.columns))
 
@@ -182,6 +179,11 @@ def newest(lake: Lake, chain: Chain, table: str) -> TableVersion:
         if described:
             return read(lake, described[-1])
     raise CatalogueError(f"no batch describes {table}: capture a change of it first, or correct the name")
+
+
+def all_versions(lake: Lake) -> list[TableVersion]:
+    """Every version in the lake, of whatever table, in no order."""
+    return [decode(lake.read(path)) for path in lake.list(FOLDER)]
 
 
 def tables(chain: Chain) -> list[str]:

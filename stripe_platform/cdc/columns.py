@@ -25,7 +25,7 @@ ENVELOPE = pa.schema([
 FENCE = ("_epoch", "_commit_lsn", "_ord")
 # What readers add to rows on their way; no source column may have these names.
 META = frozenset(ENVELOPE.names) | {"_deleted", "_ledger_day", "_pending", "_version", "_sign", "_sign_sum"}
-TEMPORAL = frozenset({1082, 1114, 1184})
+UNTYPED_KEYS = frozenset({1082, 1114, 1184, 700, 701})  # infinity is a name as any other, and -0 is not 0
 EXACT = "::text"  # suffix of the column with the text of values that their Arrow type cannot hold
 _BEYOND = r"infinity|BC|^\d{5,}-"  # dates and times beyond Arrow's parser, as PostgreSQL writes them
 OPERATIONS = np.full(256, -1, np.int8)
@@ -54,14 +54,19 @@ def is_own(name: str) -> bool:
     return name not in META and not name.startswith("_from_")
 
 
+def landed(name: str) -> str:
+    """Name of a source's column in the log: its own, unless the log needs that for itself."""
+    return name if is_own(name) and EXACT not in name else f"source {name.replace('::', ': :')}"
+
+
 def exact(name: str) -> str:
     """Name of the column that keeps the text of values which the column's Arrow type cannot hold."""
     return name + EXACT
 
 
 def arrow_type_of(oid: int, *, in_key: bool) -> pa.DataType:
-    """Arrow type of a landed column; dates and times that name rows stay text: infinity is a name as any other."""
-    return pa.string() if in_key and oid in TEMPORAL else BY_OID.get(oid, pa.string())
+    """Arrow type of a landed column; dates, times and floats that name rows stay text."""
+    return pa.string() if in_key and oid in UNTYPED_KEYS else BY_OID.get(oid, pa.string())
 
 
 def typed(text: pa.StringArray, oid: int, *, in_key: bool = False) -> tuple[pa.Array, pa.StringArray | None]:

@@ -1,17 +1,20 @@
 """What the source's catalogue tells of a table that its log does not: order of the key, column numbers, defaults.
 
-Only the system catalogue is asked, never a table. It shows the present, the log the past: where the two differ in a
-column's name or type, the answer is about another version of the table and is not used.
+Where an event trigger tells them in the log (`ddl`), that is taken. Else the system catalogue is asked, never a table.
+It shows the present, the log the past: where the two differ in a column's name or type, that is another column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 
 import psycopg
 
+from resources.lake import Lake
+from stripe_platform.cdc import catalogue, ddl
 from stripe_platform.cdc.catalogue import Details
+from stripe_platform.cdc.columns import landed
 from stripe_platform.cdc.pgoutput import Relation
 from stripe_platform.cdc.pgtypes import FIRST_USER_OID
 from stripe_platform.cdc.slot import OPTIONS, CaptureError
@@ -35,8 +38,9 @@ where c.oid = %s and k.position <= i.indnkeyatts order by k.position
 _UNNAMED = """
 select p.schemaname || '.' || p.tablename
 from pg_publication_tables p
-join pg_class c on c.oid = format('%%I.%%I', p.schemaname, p.tablename)::regclass
-where p.pubname = any(%s) and (c.relreplident = 'n' or (c.relreplident = 'd' and not exists (
+join pg_namespace n on n.nspname = p.schemaname
+join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
+where p.pubname = %s and (c.relreplident = 'n' or (c.relreplident = 'd' and not exists (
     select from pg_index i where i.indrelid = c.oid and i.indisprimary)))
 order by 1
 """
@@ -48,8 +52,11 @@ def describer(settings: Settings, source: Source) -> Callable[[Relation], Detail
         key = source.tables.get(relation.table if relation.schema == source.schema else relation.qualified, ())
         if source.declared:
             return Details(tuple(key))
-        with closing(connect(settings, source)) as connection:
-            found = describe(connection, relation)
+        if relation.told is not None:
+            found = ddl.details(relation.told)
+        else:
+            with closing(connect(settings, source)) as connection:
+                found = describe(connection, relation)
         return Details(tuple(key), found.numbers, found.missing) if key else found
 
     return answer
@@ -62,25 +69,25 @@ def connect(settings: Settings, source: Source) -> psycopg.Connection:
 
 
 def describe(connection: psycopg.Connection, relation: Relation) -> Details:
-    """A relation as the catalogue has it now; empty where that is another version of it."""
-    rows = {name: (number, kind, missing) for name, number, kind, missing in
+    """A relation as the catalogue has it now; nothing of the columns that are other ones by now."""
+    rows = {landed(name): (number, kind, missing) for name, number, kind, missing in
             connection.execute(_COLUMNS, [relation.oid])}
-    if any(c.name not in rows or (c.oid < FIRST_USER_OID and rows[c.name][1] != c.type) for c in relation.columns):
-        return Details()
-    key = tuple(row[0] for row in connection.execute(_KEY, [relation.oid]))
-    return Details(key if set(key) <= {c.name for c in relation.columns} else (),
-                   {c.name: rows[c.name][0] for c in relation.columns},
-                   {c.name: rows[c.name][2] for c in relation.columns if rows[c.name][2] is not None})
+    same = [c.name for c in relation.columns
+            if c.name in rows and (c.oid >= FIRST_USER_OID or rows[c.name][1] == c.type)]
+    key = tuple(landed(row[0]) for row in connection.execute(_KEY, [relation.oid]))
+    return Details(key if set(key) <= {c.name for c in relation.columns} else (), {n: rows[n][0] for n in same},
+                   {n: rows[n][2] for n in same if rows[n][2] is not None})
 
 
-def refuse_unnamed_rows(settings: Settings, source: Source, known: Sequence[str]) -> None:
+def refuse_unnamed_rows(settings: Settings, source: Source, lake: Lake) -> None:
     """Raise `CaptureError` for published tables whose rows nothing names, before any of their changes is read.
 
-    `known`: tables that have versions in the lake already; taking their key away stops their apply, not the capture.
+    Of a table that the lake knows already, losing the key stops its apply alone, not the capture.
     """
     with closing(connect(settings, source)) as connection:
-        found = [row[0] for row in connection.execute(_UNNAMED, [[source.publication_name(settings)]])]
-    unnamed = [name for name in found if name not in known and name.removeprefix(f"{source.schema}.") not in known]
+        found = [row[0] for row in connection.execute(_UNNAMED, [source.publication_name(settings)])]
+    known = {version.qualified for version in catalogue.all_versions(lake)} if found else set()
+    unnamed = [name for name in found if name not in known]
     if unnamed:
         raise CaptureError(
             f"{', '.join(unnamed)} of source {source.name}: updates and deletes would name no row (no primary key, or"

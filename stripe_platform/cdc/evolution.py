@@ -9,13 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resources.lake import Lake
 from stripe_platform.cdc import columns as values
-from stripe_platform.cdc.catalogue import CatalogueError, ColumnVersion, Lineage, TableVersion
+from stripe_platform.cdc import fold
+from stripe_platform.cdc.catalogue import (
+    CatalogueError,
+    ColumnVersion,
+    Lineage,
+    TableVersion,
+    declare_renames,
+    versions,
+)
 
 _INTEGERS = {"smallint": 2, "integer": 4, "bigint": 8}
 _TEXTS = ("text", "character varying")
@@ -39,6 +49,10 @@ def step(before: TableVersion, after: TableVersion, renames: Mapping[str, str] |
 
     `CatalogueError` where the log does not tell, with the remedy.
     """
+    if before.oid != after.oid:
+        raise CatalogueError(
+            f"{after.qualified} is another table than the one of that name before, whose rows went without a change in"
+            f" the log: take it anew with `stripe-platform cdc snapshot --table {after.table}`")
     same = _matched(before, after, renames)
     pairs = {new: old for old, new in same.items()}
     retyped = []
@@ -66,20 +80,22 @@ def _matched(before: TableVersion, after: TableVersion, renames: Mapping[str, st
     if renames is not None:
         return {c.name: renames.get(c.name, c.name) for c in before.columns
                 if after.column(renames.get(c.name, c.name)) is not None}
-    numbered = all(c.number is not None for c in (*before.columns, *after.columns))
-    if numbered:
-        by_number = {c.number: c.name for c in after.columns}
-        return {c.name: by_number[c.number] for c in before.columns if c.number in by_number}
-    gone = [c for c in before.columns if after.column(c.name) is None]
-    come = [c for c in after.columns if before.column(c.name) is None]
-    for was in gone:
-        for now in come:
-            if was.type == now.type:
+    by_number = {c.number: c.name for c in after.columns if c.number is not None}
+    same = {c.name: by_number[c.number] for c in before.columns if c.number in by_number}
+    for was in before.columns:
+        now = after.column(was.name)
+        if was.name not in same and now is not None and now.name not in same.values() and (
+                was.number is None or now.number is None):
+            same[was.name] = now.name
+    for was in before.columns:
+        for now in after.columns:
+            unmatched = was.name not in same and now.name not in same.values()
+            if unmatched and was.type == now.type and (was.number is None or now.number is None):
                 raise CatalogueError(
                     f"{after.qualified}: column {was.name} went and {now.name} of the same type came in one step, and"
                     " nothing says whether it was renamed: declare it with `stripe-platform cdc rename --table"
                     f" {after.table} {was.name} {now.name}`, or as two columns with --not-renamed")
-    return {c.name: c.name for c in before.columns if after.column(c.name) is not None}
+    return same
 
 
 def keeps_values(before: str, after: str) -> bool:
@@ -148,6 +164,16 @@ def _lists(lists: pa.ChunkedArray, change: Step) -> pa.Array:
                      lists.to_pylist()], pa.list_(pa.string()))
 
 
+def declare(lake: Lake, table: str, old: str, new: str, *, renamed: bool) -> None:
+    """Answer what `step` could not tell: whether `old` became `new`, in the last step of the table that had both."""
+    found = versions(lake, table)
+    steps = [(was, now) for was, now in pairwise(found)
+             if was.column(old) and not now.column(old) and now.column(new) and not was.column(new)]
+    if not steps:
+        raise CatalogueError(f"{table} has no step from column {old} to {new}: correct the names")
+    declare_renames(lake, *steps[-1], {old: new} if renamed else {})
+
+
 class Path:
     """The steps of one table, worked out once each. `renames`: declared ones by (ordinal of the later version)."""
 
@@ -162,8 +188,22 @@ class Path:
     def step_to(self, ordinal: int) -> Step:
         """The step that leads to a version (from 2)."""
         if ordinal not in self._steps:
-            self._steps[ordinal] = step(self.version(ordinal - 1), self.version(ordinal), self._renames.get(ordinal))
+            made = step(self.version(ordinal - 1), self.version(ordinal), self._renames.get(ordinal))
+            for name in made.added:
+                self._refuse_unknown_default(name, ordinal)
+            self._steps[ordinal] = made
         return self._steps[ordinal]
+
+    def _refuse_unknown_default(self, name: str, ordinal: int) -> None:
+        """A column that was another one again before it could be looked up, unless it went as it came."""
+        column = self.version(ordinal).column(name)
+        if column is None or column.number is not None:
+            return
+        if not any(name in self.step_to(n).dropped for n in range(ordinal + 1, len(self.versions) + 1)):
+            raise CatalogueError(
+                f"{self.version(ordinal).qualified}.{name} came and was changed again before it could be looked up, so"
+                " what older rows have in it is not known: take the table anew with `stripe-platform cdc snapshot"
+                f" --table {self.version(ordinal).table}`")
 
     def carry(self, rows: pa.Table, start: int, end: int) -> pa.Table:
         """Rows of version `start` as they are in version `end`."""
@@ -174,10 +214,29 @@ class Path:
     def rekeyed(self, start: int, end: int) -> bool:
         return any(self.step_to(ordinal).rekeyed for ordinal in range(start + 1, end + 1))
 
-    def stretches(self, changes: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    def passable(self, start: int, end: int) -> bool:
+        """Whether rows of one version can be brought into another."""
+        try:
+            self.rekeyed(start, end)
+        except CatalogueError:
+            return False
+        return True
+
+    def stretches(self, changes: pa.Table) -> list[tuple[int, pa.Table]]:
         """Changes by runs of versions under which the same columns name a row: (last version of the run, its rows in
         that version's columns), in log order; rows of one key keep their order.
+
+        Where the way through the versions is blocked, what a later truncation takes away need not go it.
         """
+        try:
+            return list(self._runs(changes))
+        except CatalogueError:
+            cut = fold.last_cut(changes)
+            if cut is None:
+                raise
+            return list(self._runs(changes.filter(pc.invert(fold.before(changes, cut)))))
+
+    def _runs(self, changes: pa.Table) -> Iterator[tuple[int, pa.Table]]:
         numbers = changes["_version"].to_numpy()
         run: list[tuple[int, pa.Table]] = []
         for ordinal in sorted(set(numbers.tolist())):

@@ -62,7 +62,7 @@ def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], 
             deliver(standing["positions"]), Reader(catalogue, encoding), lake, order=standing["order"],
             durable_lsn=last.to_lsn if last else epoch.consistent_lsn, last_ts_us=_microseconds(last))
         events.begin(last.seq if last else 0, standing["positions"])
-        drain = Drain(settings, lake, epoch, None, None, source, _describer(events))
+        drain = Drain(settings, lake, epoch, None, None, source, describe=_describer(events))
         with progress_bar(source) as advance:
             drain.run(events, 0, advance)
     report = IntakeReport(**vars(drain.report))

@@ -21,6 +21,7 @@ from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 FOLDER = "cdc/manifests"
 EPOCHS = "cdc/epochs"
 POSITION = "cdc/position.json"
+CANARY_PREFIX = "stripe_platform.canary"
 
 
 class ChainError(RuntimeError):
@@ -49,8 +50,9 @@ class Manifest:
     """One durable batch: whole transactions whose commits end in (from_lsn, to_lsn].
 
     `closes`: ledger day whose boundary row this batch ends with. `changes` counts every published change,
-    `boundaries` of them rows of the calendar, which are no table's content. `stream`: where to read on and what was
-    refused, where the changes came as Debezium's events; None where they came from the server.
+    `boundaries` of them rows of the calendar, which are no table's content. `canaries`: numbers that arrived since
+    the batch before, as (first, last). `stream`: where to read on and what was refused, where the changes came as
+    Debezium's events; None where they came from the server.
     """
 
     seq: int
@@ -71,6 +73,7 @@ class Manifest:
     closes: dt.date | None
     files: tuple[BatchFile, ...] = ()
     unrepresentable: dict[str, int] = field(default_factory=dict)
+    canaries: tuple[tuple[int, int], ...] = ()
     stream: dict[str, Any] | None = None
 
     @property
@@ -91,6 +94,8 @@ class Manifest:
         content["files"] = [{k: v for k, v in f.items() if (k, v) != ("schema_id", None)} for f in content["files"]]
         content |= {"from_lsn": lsn_text(self.from_lsn), "to_lsn": lsn_text(self.to_lsn),
                     "closes": self.closes and self.closes.isoformat()}
+        if not self.canaries:
+            del content["canaries"]
         if self.stream is None:
             del content["stream"]
         return canonical(content)
@@ -129,6 +134,7 @@ def decode(data: bytes, path: str) -> Manifest:
             "from_lsn": lsn_int(content["from_lsn"]), "to_lsn": lsn_int(content["to_lsn"]),
             "closes": dt.date.fromisoformat(content["closes"]) if content["closes"] else None,
             "files": tuple(BatchFile(**f) for f in content["files"]),
+            "canaries": tuple((first, last) for first, last in content.get("canaries", ())),
         }
         return Manifest(**content)
     except (ValueError, KeyError, TypeError) as error:
@@ -154,6 +160,34 @@ def last(lake: Lake) -> Manifest | None:
     """The newest manifest, None in an empty lake."""
     numbers = batch_numbers(lake)
     return read(lake, numbers[-1]) if numbers else None
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the log was read beyond the newest batch, where it held nothing for one; `canaries` met on the way."""
+
+    epoch: str
+    lsn: int
+    canaries: tuple[tuple[int, int], ...] = ()
+
+    def save(self, lake: Lake) -> None:
+        content: dict[str, Any] = {"epoch": self.epoch, "lsn": lsn_text(self.lsn)}
+        lake.put(POSITION, canonical(content | ({"canaries": self.canaries} if self.canaries else {})))
+
+    @classmethod
+    def load(cls, lake: Lake) -> Position | None:
+        """The recorded position, None before the first."""
+        if lake.size(POSITION) is None:
+            return None
+        content = json.loads(lake.read(POSITION))
+        return cls(content["epoch"], lsn_int(content["lsn"]), tuple((a, b) for a, b in content.get("canaries", ())))
+
+
+def with_canary(ranges: tuple[tuple[int, int], ...], number: int) -> tuple[tuple[int, int], ...]:
+    """Ranges with one more number: the last one grows, unless the number does not follow it."""
+    if ranges and ranges[-1][1] + 1 == number:
+        return (*ranges[:-1], (ranges[-1][0], number))
+    return (*ranges, (number, number))
 
 
 def load_epochs(lake: Lake) -> list[Epoch]:

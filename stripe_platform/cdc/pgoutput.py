@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,11 @@ _BEGIN = struct.Struct(">QqI")
 _COMMIT = struct.Struct(">BQQq")
 _U32 = struct.Struct(">I")
 _U16 = struct.Struct(">H")
-INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION, TYPE = b"IUDTBCRY"
+INSERT, UPDATE, DELETE, TRUNCATE, BEGIN, COMMIT, RELATION, TYPE, MESSAGE = b"IUDTBCRYM"
 CHANGES = frozenset(b"IUD")
 NEW, KEY, OLD = b"NKO"
-IGNORED = frozenset(b"OM")  # origin, logical message: nothing of the tables' content
+ORIGIN = ord("O")
+PREFIX = b"stripe_platform."  # of the logical messages that mean something to us
 
 
 class DecodeError(RuntimeError):
@@ -55,10 +56,19 @@ class Relation:
     table: str
     identity: str  # d(efault), f(ull), i(ndex), n(othing)
     columns: tuple[Column, ...]
+    told: bytes | None = None  # what the source said of its newest DDL in the log
 
     @property
     def qualified(self) -> str:
         return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A transactional logical message of ours."""
+
+    prefix: str
+    content: bytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class Commit:
     ts_us: int
     changes: int
     skipped: bool
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass
@@ -86,23 +97,29 @@ class Decoder:
     """Feed it every XLogData message; take Arrow tables out with `flush` and commits as they end.
 
     `durable_lsn`: transactions that committed before it were landed by an earlier run and are skipped whole.
+    `before_lsn`: so are those that committed at or after it; `passed` tells that one did.
     `key_of`: the columns that name a row of a relation, needed where the replica identity is FULL; none: whole rows.
-    `typed_keys`: dates and times that name rows are typed as any other column, not kept as text.
+    `typed_keys`: dates and times that name rows are typed as any other column, not kept as text. `ddl`: prefix of the
+    messages that tell DDL, and how to read the table's name out of one.
     `watch`: qualified name of one table whose arrival the caller wants to know at once.
     """
 
-    def __init__(self, *, durable_lsn: int = 0, source: str, epoch: str, watch: str | None = None,
-                 key_of: Callable[[Relation], Sequence[str]] | None = None, typed_keys: bool = True) -> None:
+    def __init__(self, *, durable_lsn: int = 0, before_lsn: int | None = None, source: str, epoch: str,
+                 watch: str | None = None, key_of: Callable[[Relation], Sequence[str]] | None = None,
+                 typed_keys: bool = True, ddl: tuple[str, Callable[[bytes], str]] | None = None) -> None:
         self.durable_lsn, self.source, self.epoch = durable_lsn, source, epoch
+        self._before, self.passed = before_lsn, False
         self._key_of, self._typed_keys = key_of or _identity, typed_keys
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
+        self._ddl, self._told = ddl, dict[str, bytes]()
         self._types: dict[int, str] = {}  # those that the server did not bring along, by OID
         self._relations: dict[int, Relation] = {}
         self._open: dict[int, _Buffer] = {}
         self._replaced: list[_Buffer] = []
         self._watch = watch
         self._watched: _Buffer | None = None
+        self._messages: list[Message] = []  # of the open transaction
         self._commits: list[tuple[int, int]] = []  # (lsn, time) of the transactions in the buffers
         self._current = self._ord = 0
         self._in_transaction = self._skip = False
@@ -136,13 +153,15 @@ class Decoder:
             return None
         if tag == BEGIN:
             lsn, ts, _xid = _BEGIN.unpack_from(data, HEADER + 1)
-            self._ord, self._in_transaction, self._skip = 0, True, lsn < self.durable_lsn
+            self.passed = self._before is not None and lsn >= self._before
+            self._ord, self._in_transaction, self._skip = 0, True, lsn < self.durable_lsn or self.passed
             self._current = len(self._commits)
             self._commits.append((lsn, ts + PG_EPOCH_US))
         elif tag == COMMIT:
             _flags, lsn, end_lsn, ts = _COMMIT.unpack_from(data, HEADER + 1)
             self._in_transaction = False
-            return Commit(lsn, end_lsn, ts + PG_EPOCH_US, self._ord, self._skip)
+            messages, self._messages = tuple(self._messages), []
+            return Commit(lsn, end_lsn, ts + PG_EPOCH_US, self._ord, self._skip, messages)
         elif tag == RELATION:
             self._define(_relation(bytes(data), self._types))
         elif tag == TYPE:
@@ -150,11 +169,26 @@ class Decoder:
             self._types[oid] = name
         elif tag == TRUNCATE:
             self._truncate(bytes(data))
-        elif tag not in IGNORED:
+        elif tag == MESSAGE:
+            self._message(bytes(data))
+        elif tag != ORIGIN:
             raise DecodeError(f"pgoutput message {chr(tag)!r} is not known: use proto_version 4 without streaming")
         return None
 
+    def _message(self, data: bytes) -> None:
+        """Keep a message that is ours and whose transaction committed; others belong to other programs."""
+        transactional, start = data[HEADER + 1] & 1, HEADER + 10
+        end = data.index(0, start)
+        if transactional and not self._skip and data.startswith(PREFIX, start):
+            (length,) = _U32.unpack_from(data, end + 1)
+            message = Message(data[start:end].decode(), data[end + 5:end + 5 + length])
+            if self._ddl is not None and message.prefix == self._ddl[0]:
+                self._told[self._ddl[1](message.content)] = message.content
+            else:
+                self._messages.append(message)
+
     def _define(self, relation: Relation) -> None:
+        relation = replace(relation, told=self._told.get(relation.qualified))
         if self._relations.get(relation.oid) == relation:
             return
         replaced = self._open.get(relation.oid)
@@ -283,8 +317,8 @@ def _relation(data: bytes, types: Mapping[int, str]) -> Relation:
     for _ in range(count):
         end = data.index(0, position + 1)
         column_oid, typmod = struct.unpack_from(">Ii", data, end + 1)
-        found.append(Column(data[position + 1:end].decode(), column_oid, typmod, bool(data[position] & 1),
-                            type_name(column_oid, typmod, types.get(column_oid))))
+        name, kind = values.landed(data[position + 1:end].decode()), types.get(column_oid)
+        found.append(Column(name, column_oid, typmod, bool(data[position] & 1), type_name(column_oid, typmod, kind)))
         position = end + 9
     return Relation(oid, schema, table, identity, tuple(found))
 

@@ -134,7 +134,7 @@ class _Rows:
             for c in self.version.columns if c.name in self._cells}
         key = None if values is None or not self.version.key else {n: values[n] for n in self.version.key}
         return Event(topic, key, {
-            "before": values if op == "d" else None, "after": values if op in "cu" else None,
+            "before": values if op == "d" else None, "after": values if op in "cur" else None,
             "source": {
                 "version": VERSION, "connector": "postgresql", "name": prefix, "ts_ms": at["ts_us"] // 1000,
                 "ts_us": at["ts_us"], "ts_ns": at["ts_us"] * 1000, "snapshot": "false", "db": at["db"],

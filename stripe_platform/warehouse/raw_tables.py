@@ -15,7 +15,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from resources.lake import Lake
-from stripe_platform.cdc import catalogue
+from stripe_platform.cdc import catalogue, fold
 from stripe_platform.cdc.catalogue import CIPHERTEXT, CatalogueError, ColumnVersion, Lineage, TableVersion
 from stripe_platform.cdc.evolution import Path
 from stripe_platform.cdc.manifest import Chain
@@ -26,8 +26,9 @@ LONGEST = 50  # bytes of a table's name; PostgreSQL cuts at 63, and stages and i
 # Types whose values mean the same on every server; names of a catalogue's objects, money and the like stay text.
 _TYPED = frozenset(
     "boolean bytea smallint integer bigint real date uuid json jsonb inet cidr macaddr macaddr8 interval numeric text"
-    " point lseg path box polygon line circle int4range int8range numrange tsrange tstzrange daterange bit".split()
-) | {"double precision", "bit varying", "character varying", "timestamp without time zone", "timestamp with time zone",
+    " point lseg path box polygon line circle int4range int8range numrange tsrange tstzrange daterange".split()
+) | {"bit", "bpchar", "character",
+     "double precision", "bit varying", "character varying", "timestamp without time zone", "timestamp with time zone",
      "time without time zone", "time with time zone"}
 _KEYS = frozenset({"smallint", "integer", "bigint"})  # equal exactly when their texts are; 1.0 = 1.00 is not
 _VERSIONS = """
@@ -138,16 +139,19 @@ class Follower:
     def bring(self, conn: psycopg.Connection, version: int, rows: pa.Table) -> tuple[Target, pa.Table]:
         """The raw table, at least as far as `version`, and the rows in its columns.
 
-        Rows of before another key named them are none: what stands was made from them.
+        Rows of before another key named them, or before the table was taken anew, are none: what stands is newer.
         """
         standing = self.standing(conn)
         if standing >= version:
             target = target_of(self.name, self.path.version(standing))
-            if self.path.rekeyed(version, standing):
+            if not self.path.passable(version, standing) or self.path.rekeyed(version, standing):
                 return target, rows.slice(0, 0)
             return target, self.path.carry(rows, version, standing)
         target = target_of(self.name, self.path.version(version))
-        if standing:
+        if standing and self._taken_anew(conn, standing, version, rows):
+            conn.execute(sql.SQL("drop table {} cascade").format(target.identifier))
+            create(conn, target)
+        elif standing:
             for ordinal in range(standing + 1, version + 1):
                 self._alter(conn, ordinal)
         else:
@@ -159,6 +163,18 @@ class Follower:
                      [self.name, version, self.path.version(version).schema_id])
         return target, rows
 
+    def _taken_anew(self, conn: psycopg.Connection, standing: int, version: int, rows: pa.Table) -> bool:
+        """Whether the way to a version is blocked and no row has to go it: a truncation takes all that stand."""
+        before, after = (target_of(self.name, self.path.version(n)) for n in (standing, version))
+        blocked = not self.path.passable(standing, version) or bool(before.key) != bool(after.key)
+        cut = fold.last_cut(rows) if blocked else None
+        if cut is None:
+            return False
+        newer = conn.execute(sql.SQL(
+            "select 1 from {} where not _deleted and (_epoch, _commit_lsn, _ord) >= (%s, %s, %s) limit 1").format(
+                after.identifier), cut).fetchone()
+        return newer is None
+
     def _alter(self, conn: psycopg.Connection, ordinal: int) -> None:
         change = self.path.step_to(ordinal)
         before = target_of(self.name, self.path.version(ordinal - 1))
@@ -166,7 +182,7 @@ class Follower:
         if bool(before.key) != bool(after.key):
             raise CatalogueError(
                 f"raw.{self.name}: its rows {'lost' if before.key else 'got'} a key, which makes it another kind of"
-                " table: drop it in the warehouse and take the table anew with `stripe-platform cdc snapshot`")
+                f" table: take it anew with `stripe-platform cdc snapshot --table {self.path.version(ordinal).table}`")
         conn.execute(sql.SQL("drop view if exists {}").format(sql.Identifier("raw", f"{self.name}__rows")))
         table, own, column = after.identifier, set(before.names), sql.Identifier
         for name in change.dropped:
@@ -194,13 +210,17 @@ class Follower:
                 conn.execute(sql.SQL("alter table {} alter column {} type {} using {}::text::{}").format(
                     table, column(name), sql.SQL(kind), column(name), sql.SQL(kind)))
         if change.rekeyed:
-            self._rekey(conn, after)
+            self._rekey(conn, before, after)
 
-    def _rekey(self, conn: psycopg.Connection, after: Target) -> None:
+    def _rekey(self, conn: psycopg.Connection, before: Target, after: Target) -> None:
         """Let other columns name the rows; tombstones, which may not know them, go: nothing older comes back."""
         conn.execute(sql.SQL("delete from {} where _deleted").format(after.identifier))
         conn.execute(sql.SQL("alter table {} drop constraint {}").format(
             after.identifier, sql.Identifier(f"{self.name}_pkey")))
+        for name in before.key:  # what no longer names rows is not known of a deleted one
+            if name in after.names:
+                conn.execute(sql.SQL("alter table {} alter column {} drop not null").format(
+                    after.identifier, sql.Identifier(name)))
         for name in after.key:
             if after.kind(name) == "text":
                 conn.execute(sql.SQL('alter table {} alter column {} type text collate "C" using {}::text').format(
@@ -219,7 +239,7 @@ def _view(conn: psycopg.Connection, target: Target) -> None:
         "create view {view} as select counted.* from (select {back}, sum(case when _deleted then -1 else 1 end) as _n"
         " from {table} l where _op <> 't' and (_epoch, _commit_lsn, _ord) > coalesce((select (_epoch, _commit_lsn,"
         " _ord) from {table} where _op = 't' order by _epoch desc, _commit_lsn desc, _ord desc limit 1),"
-        " row(''::text, 0::bigint, 0::bigint)) group by {texts}) as counted"
+        " row(''::text collate \"C\", 0::bigint, 0::bigint)) group by {texts}) as counted"
         " cross join generate_series(1, counted._n)").format(view=view, back=back, table=target.identifier,
                                                               texts=texts))
 

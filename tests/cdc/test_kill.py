@@ -149,13 +149,13 @@ def test_a_raw_apply_killed_midway_ends_in_the_source_state(four_days, store, wa
         monkeypatch.setattr(raw, "CHUNK_ROWS", 250)  # a chunk a day
         real = raw._apply_chunk
 
-        def chunk(connection, lake, table, days):
+        def chunk(connection, run, days):
             late = days[0].day >= DAYS[2]
             if late and point == "between chunks":
                 die()
             if late and point == "inside a chunk":
                 monkeypatch.setattr(raw, "_upsert", die)
-            applied = real(connection, lake, table, days)
+            applied = real(connection, run, days)
             if late:
                 die()
             return applied
