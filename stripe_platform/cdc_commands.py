@@ -237,6 +237,8 @@ def bench_cdc(
     report, settings, home = Report("cdc"), load_settings(), data_folder()
     with progress.enabled():
         bench.land(report, settings, servers.superuser(home, "oltp"), changes=changes, rounds=rounds, peers=peers)
+        if peers:
+            bench.snapshot(report, settings, servers.superuser(home, "oltp"), rounds=rounds)
         apply_bench.apply(report, settings, servers.superuser(home, "warehouse"), rounds=rounds)
         if deep:
             bench.memory(report, settings, servers.superuser(home, "oltp"))
