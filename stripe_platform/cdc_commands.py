@@ -2,33 +2,196 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from stripe_platform.tables import Json, emit
 
-cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, verify.")
+if TYPE_CHECKING:
+    from stripe_platform.cdc.intake import IntakeReport
+
+cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, replay, verify.")
+
+
+SourceName = Annotated[str, typer.Option("--source", help="oltp, reference, or one of STRIPE_PLATFORM_SOURCES.")]
+
+
+def _source(name: str) -> Any:
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.cdc.sources import find
+    from stripe_platform.reference.database import REFERENCE
+    from stripe_platform.settings import load_settings
+
+    return find(load_settings(), name, {OLTP.name: OLTP, REFERENCE.name: REFERENCE})
+
+
+def _configured(name: str) -> Any:
+    from stripe_platform.cdc.sources import find
+    from stripe_platform.settings import load_settings
+
+    return find(load_settings(), name)
+
+
+Topics = Annotated[str, typer.Option("--topics", help="The connector's topic.prefix.")]
 
 
 @cdc_app.command("capture")
-def cdc_capture(as_json: Json = False) -> None:
-    """Drain the replication slot into durable, hash-chained batches. Example: stripe-platform cdc capture"""
+def cdc_capture(
+    source: SourceName = "oltp",
+    from_kafka: Annotated[str | None, typer.Option(help="Read Debezium's topics of this broker, host:port.")] = None,
+    from_files: Annotated[list[Path] | None, typer.Option(help="Read Debezium's events, JSONL; may repeat.")] = None,
+    topics: Topics = "payments",
+    encoding: Annotated[Literal["ours", "default"], typer.Option(help="How values without schemas are written.")] = (
+        "ours"),
+    placeholder: Annotated[str | None, typer.Option(help="The connector's unavailable.value.placeholder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Land changes in durable, hash-chained batches: of the replication slot, or a Debezium stream in its place.
+
+    Examples: stripe-platform cdc capture · stripe-platform cdc capture --from-kafka localhost:9092 --topics payments ·
+    stripe-platform cdc capture --from-files events.jsonl.gz
+    """
     from dataclasses import asdict
 
     from stripe_platform import progress
-    from stripe_platform.cdc.capture import capture
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    if from_kafka and from_files:
+        raise typer.BadParameter("--from-kafka and --from-files exclude each other: name one")
+    with progress.enabled():
+        if from_kafka or from_files:
+            report = asdict(_intake(from_kafka, from_files or [], topics, encoding, placeholder))
+        else:
+            from stripe_platform.cdc.capture import capture
+
+            report = asdict(capture(load_settings(), source=_source(source)))
+    emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
+
+
+def _intake(bootstrap: str | None, files: list[Path], prefix: str, encoding: str,
+            placeholder: str | None) -> IntakeReport:
+    import dataclasses
+
+    from stripe_platform.cdc import debezium_values
+    from stripe_platform.cdc.intake import declared, intake
+    from stripe_platform.cdc.jsonl import Files
+    from stripe_platform.cdc.kafka import Topics as KafkaTopics
+    from stripe_platform.settings import load_settings
+
+    told = debezium_values.OURS if encoding == "ours" else debezium_values.DEFAULT
+    if placeholder:
+        told = dataclasses.replace(told, placeholder=placeholder)
+    return intake(
+        load_settings(), lambda positions: KafkaTopics(bootstrap, prefix, positions) if bootstrap else Files(
+            files, positions), stream=prefix, catalogue=declared(), encoding=told)
+
+
+@cdc_app.command("replay")
+def cdc_replay(
+    to_files: Annotated[Path | None, typer.Option(help="File to write, JSONL, packed where it ends in .gz.")] = None,
+    to_kafka: Annotated[str | None, typer.Option(help="Broker to write to, host:port.")] = None,
+    topics: Topics = "payments",
+    first: Annotated[int, typer.Option(min=1, help="First batch.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write the batches out as Debezium's change events. Example: stripe-platform cdc replay --to-files log.jsonl.gz"""
+    from stripe_platform.cdc import jsonl, kafka
+    from stripe_platform.cdc.replay import events
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.settings import load_settings
+
+    if (to_files is None) == (to_kafka is None):
+        raise typer.BadParameter("name one of --to-files and --to-kafka")
+    written = events(OLTP.lake(load_settings()), topics, first=first)
+    count = jsonl.write(to_files, written) if to_files else kafka.write(str(to_kafka), written)
+    emit({"events": count}) if as_json else typer.echo(f"{count:,} events written")
+
+
+@cdc_app.command("publish")
+def cdc_publish(source: SourceName, as_json: Json = False) -> None:
+    """Publish the tables that the file of sources names, and make the slot. Example: cdc publish --source shop"""
+    from stripe_platform.cdc.slot import ensure_slot
+    from stripe_platform.cdc.sources import publish
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    found = _configured(source)
+    told = publish(load_settings(), found)
+    names = [each.name for each in found.published]
+    epoch = ensure_slot(load_settings(), source=found)
+    facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
+             "ddl_told": told}
+    note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"
+    emit(facts) if as_json else show("Published", [{"table": name} for name in names], note=note)
+
+
+@cdc_app.command("snapshot")
+def cdc_snapshot(
+    source: SourceName, table: Annotated[list[str] | None, typer.Option(help="Only this table; may repeat.")] = None,
+    new_slot: Annotated[bool, typer.Option("--new-slot", help="The slot is lost: begin anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take tables from a source, joined to its stream. Kill-safe, resumable. Example: cdc snapshot --source shop"""
+    from dataclasses import asdict
+
+    from stripe_platform import progress
+    from stripe_platform.cdc.backfill import backfill
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
     with progress.enabled():
-        report = asdict(capture(load_settings()))
-    emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
+        report = asdict(backfill(load_settings(), _configured(source), table, new_slot=new_slot))
+    emit(report) if as_json else show("Taken", [{"table": k, "rows": f"{v:,}"} for k, v in report["rows"].items()])
+
+
+@cdc_app.command("canary")
+def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
+    """Commit the next canary at a source: `cdc verify` proves that none is missing. Example: cdc canary"""
+    from stripe_platform.cdc.canary import emit as commit_canary
+    from stripe_platform.settings import load_settings
+
+    number = commit_canary(load_settings(), _source(source))
+    emit({"source": source, "number": number}) if as_json else typer.echo(f"canary {number} of {source}")
+
+
+@cdc_app.command("slot")
+def cdc_slot(source: SourceName = "oltp", as_json: Json = False) -> None:
+    """A slot in figures: lag, log kept, status. Exit code 1 on an alarm. Example: stripe-platform cdc slot"""
+    from dataclasses import asdict
+
+    from stripe_platform.cdc.metrics import slot_metrics
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    found = slot_metrics(load_settings(), _source(source))
+    facts = asdict(found) | {"alarms": found.alarms}
+    emit(facts) if as_json else show("Slot", [{"what": k, "value": str(v)} for k, v in facts.items()])
+    if found.alarms:
+        raise typer.Exit(1)
+
+
+@cdc_app.command("rename")
+def cdc_rename(
+    source: SourceName, table: Annotated[str, typer.Option(help="The table that stopped.")],
+    old: str, new: str, not_renamed: Annotated[bool, typer.Option("--not-renamed", help="Two columns.")] = False,
+) -> None:
+    """Say whether a column was renamed where the log cannot tell. Example: cdc rename --source s --table t old new"""
+    from stripe_platform.cdc.evolution import declare
+    from stripe_platform.settings import load_settings
+
+    declare(_source(source).lake(load_settings()), table, old, new, renamed=not not_renamed)
+    typer.echo(f"{table}: {old} {'and ' + new + ' are two columns' if not_renamed else 'became ' + new}")
 
 
 @cdc_app.command("verify")
-def cdc_verify(as_json: Json = False) -> None:
-    """Prove the change log whole: chain, hashes, ordinals, slot. Exit code 1 when it is not."""
+def cdc_verify(
+    source: Annotated[str | None, typer.Option(help="One of STRIPE_PLATFORM_SOURCES; default: the platform's two.")]
+    = None, as_json: Json = False,
+) -> None:
+    """Prove the change log whole: chain, hashes, ordinals, canaries, slot. Exit code 1 when it is not."""
     from dataclasses import asdict
 
     from stripe_platform import progress
@@ -37,6 +200,11 @@ def cdc_verify(as_json: Json = False) -> None:
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
+    if source is not None:
+        with progress.enabled():
+            facts = asdict(verify(load_settings(), source=_source(source)))
+        emit(facts) if as_json else show("Change log", [{"what": k, "value": str(v)} for k, v in facts.items()])
+        raise typer.Exit(1 if facts["problems"] else 0)
     with progress.enabled():
         report, second = verify(load_settings()), verify(load_settings(), source=REFERENCE)
     facts = asdict(report) | {"problems": [*report.problems, *(f"reference: {p}" for p in second.problems)]}
@@ -69,6 +237,8 @@ def bench_cdc(
     report, settings, home = Report("cdc"), load_settings(), data_folder()
     with progress.enabled():
         bench.land(report, settings, servers.superuser(home, "oltp"), changes=changes, rounds=rounds, peers=peers)
+        if peers:
+            bench.snapshot(report, settings, servers.superuser(home, "oltp"), rounds=rounds)
         apply_bench.apply(report, settings, servers.superuser(home, "warehouse"), rounds=rounds)
         if deep:
             bench.memory(report, settings, servers.superuser(home, "oltp"))

@@ -1,4 +1,4 @@
-"""`bench cdc`, landing: our capture beside the Debezium engine and the raw drain of the slot, on one backlog.
+"""`bench cdc`, landing and first copies: ours beside the Debezium engine and the raw drain of the slot, on one log.
 
 Every round reads the same log: one slot is made before the backlog and copied for each reading. Changes are 60 %
 updates, 30 % inserts, 10 % deletes of rows of about 200 bytes, half of them alone in their commit, half by thousands.
@@ -27,16 +27,19 @@ from pydantic import SecretStr
 from resources.lake import LocalLake
 from stripe_platform import progress
 from stripe_platform.bench import Report
+from stripe_platform.cdc.backfill import backfill
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.slot import DATA, Stream, inspect, read_keepalive, replication
 from stripe_platform.cdc.source import Source
+from stripe_platform.cdc.sources import ConfiguredSource, Published
 from stripe_platform.embedded import debezium_engine
 from stripe_platform.settings import PROJECT_ROOT, Settings
 
 ROUNDS = 3
 STORED = 100_000  # rows that stand before the first change
 BULK = 1_000  # changes of a large commit
-DEBEZIUM_GOAL, DRAIN_GOAL, MEMORY_GOAL = 5.0, 0.4, 1.2
+SNAPSHOT_ROWS = 500_000
+DEBEZIUM_GOAL, DRAIN_GOAL, SNAPSHOT_GOAL, MEMORY_GOAL = 5.0, 0.4, 10.0, 1.2
 DEEP = (100_000, 1_000_000, 5_000_000)
 PUBLICATION, TABLE = "bench", "movements"
 SOURCE = Source("bench", "public", "cdc_dsn", "cdc_slot", "cdc_publication", {TABLE: ("id",)})
@@ -96,6 +99,19 @@ class PeerMissingError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Scratch(ConfiguredSource):
+    """The scratch database as a source of its own, by its URL."""
+
+    url: str = ""
+
+    def conninfo(self, settings: Settings) -> str:  # noqa: ARG002 - no variable holds it
+        return self.url
+
+    def owner_conninfo(self, settings: Settings) -> str:  # noqa: ARG002
+        return self.url
+
+
+@dataclass(frozen=True)
 class Place:
     """A scratch database with the bench's table, and settings that read from it."""
 
@@ -137,6 +153,19 @@ def land(report: Report, settings: Settings, superuser: str, *, changes: int, ro
         if peer in sides:
             name = f"land/{peer}"
             report.bar(name, report.ratio(name, ours / report.median(f"land {peer}")), goal)
+
+
+def snapshot(report: Report, settings: Settings, superuser: str, *, rows: int = SNAPSHOT_ROWS,
+             rounds: int = ROUNDS) -> None:
+    """`snapshot/debezium`: rows a second of a table's first copy; adds figures, ratio and bar to the report."""
+    with _place(settings, superuser, rows) as place, progress.stage("snapshot", rounds * 2) as advance:
+        for _ in range(rounds):
+            report.add("snapshot ours", rows / _our_snapshot(place, rows), "rows a second")
+            advance(1)
+            report.add("snapshot debezium", rows / _debezium_snapshot(place, rows), "rows a second")
+            advance(1)
+    ratio = report.median("snapshot ours") / report.median("snapshot debezium")
+    report.bar("snapshot/debezium", report.ratio("snapshot/debezium", ratio), SNAPSHOT_GOAL)
 
 
 def memory(report: Report, settings: Settings, superuser: str, sizes: tuple[int, ...] = DEEP) -> None:
@@ -198,6 +227,39 @@ def _capture(settings: Settings, folder: Path) -> tuple[int, float, float]:
     report = capture(settings, lake=LocalLake(folder), source=SOURCE)
     seconds = time.monotonic() - begun
     return report.total, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _our_snapshot(place: Place, rows: int) -> float:
+    """Seconds of a whole backfill into durable batches, slot and all."""
+    source = Scratch("bench", "public", "", f"bench_{secrets.token_hex(3)}", PUBLICATION, {TABLE: ("id",)},
+                     published=(Published(TABLE),), url=place.superuser)
+    folder = Path(tempfile.mkdtemp(prefix="snapshot-", dir=place.settings.home))
+    place.slots.append(source.slot)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        taken, seconds = pool.submit(_backfill, place.settings, source, folder).result()
+    shutil.rmtree(folder)
+    place.drop_slot(source.slot)
+    if taken != rows:
+        raise RuntimeError(f"the snapshot took {taken} of {rows} rows: its figure means nothing")
+    return seconds
+
+
+def _backfill(settings: Settings, source: ConfiguredSource, folder: Path) -> tuple[int, float]:
+    report = backfill(settings, source, lake=LocalLake(folder))
+    return sum(report.rows.values()), report.seconds
+
+
+def _debezium_snapshot(place: Place, rows: int) -> float:
+    """Seconds between the engine's first and last batch of its snapshot."""
+    slot = f"bench_{secrets.token_hex(3)}"
+    own = {"snapshot.mode": "initial", "snapshot.fetch.size": "10240", "slot.drop.on.stop": "true"}
+    told = run_engine(connector(place.superuser, slot, PUBLICATION) | own, {"kind": "count"}, until=rows)
+    with psycopg.connect(place.superuser, autocommit=True) as conn:
+        conn.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s"
+                     " and not active", [slot])
+    if told["events"] != rows:
+        raise RuntimeError(f"Debezium delivered {told['events']} of {rows} rows: its figure means nothing")
+    return float(told["seconds"])
 
 
 def _raw(_place: Place, settings: Settings, count: int) -> float:
@@ -264,7 +326,7 @@ def run_engine(properties: dict[str, str], sink: dict[str, str], *, until: int,
 
 
 @contextmanager
-def _place(settings: Settings, superuser: str) -> Iterator[Place]:
+def _place(settings: Settings, superuser: str, stored: int = STORED) -> Iterator[Place]:
     """A scratch database on the oltp server, dropped with its slots afterwards, and a scratch home."""
     name = f"bench_{secrets.token_hex(4)}"
     url = f"{superuser.rsplit('/', 1)[0]}/{name}"
@@ -276,7 +338,8 @@ def _place(settings: Settings, superuser: str) -> Iterator[Place]:
         try:
             with psycopg.connect(url, autocommit=True) as inside:
                 inside.execute(_SCHEMA)
-                inside.execute("select fresh(1, %s)", [STORED])
+                inside.execute("select fresh(1, %s)", [stored])
+                inside.execute("vacuum analyze movements")
                 inside.execute(sql.SQL("create publication {} for table {}").format(
                     sql.Identifier(PUBLICATION), sql.Identifier(TABLE)))
             yield place

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from resources.lake import Lake
 from stripe_platform import progress
+from stripe_platform.cdc import ddl
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Details, Registrar
@@ -188,6 +189,17 @@ def _capture(settings: Settings, until: dt.date | None, lake: Lake, wait_seconds
     return drain.report
 
 
+def drain_before(settings: Settings, lake: Lake, source: Source, lsn: int) -> None:
+    """Make every commit before a log position durable, and none behind it; only for the holder of the writer lock."""
+    with replication(settings, source) as connection:
+        epoch = ensure_slot(settings, lake, source, connection=connection)
+        drain = Drain(settings, lake, epoch, None, None, source, before=lsn)
+        if drain.durable_lsn < lsn:
+            refuse_a_foreign_slot(epoch, inspect(connection, drain.slot), drain.durable_lsn)
+            stream = Stream(connection, drain.slot, source.publication_name(settings), drain.durable_lsn, 10.0)
+            drain.run(stream, lsn, lambda _amount: None)
+
+
 def progress_bar(source: Source) -> AbstractContextManager[Advance]:
     """A source without days is small and read often: no bar."""
     return progress.stage("capture changes") if source.calendar else nullcontext(lambda _amount: None)
@@ -249,8 +261,9 @@ class Drain:
     """State of one drain: the open batch, what is durable, where to stop. `describe`: what is known of a table."""
 
     def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None, deadline: float | None,
-                 source: Source, *, describe: Callable[[Relation], Details] | None = None,
-                 following: Following | None = None, announce: Announce | None = None) -> None:
+                 source: Source, *, before: int | None = None,
+                 describe: Callable[[Relation], Details] | None = None, following: Following | None = None,
+                 announce: Announce | None = None) -> None:
         self.slot, self.source = source.slot_name(settings), source
         self.following, self.announce = following, announce
         self.lake, self.epoch, self.until, self.deadline = lake, epoch, until, deadline
@@ -263,9 +276,10 @@ class Drain:
         self.canaries = waiting_canaries(lake)
         self.recorded = self.canaries  # what of them is durable
         self.registrar = Registrar(lake, describe or describer(settings, source))
-        self.decoder = Decoder(durable_lsn=self.to_lsn, source=source.name, epoch=epoch.name, watch=source.calendar,
-                               key_of=lambda relation: self.registrar.version_of(relation).key,
-                               typed_keys=source.declared)
+        self.decoder = Decoder(
+            durable_lsn=self.to_lsn, before_lsn=before, source=source.name, epoch=epoch.name, watch=source.calendar,
+            key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared,
+            ddl=(ddl.PREFIX, ddl.table_of))
         self._begin_batch()
 
     def _begin_batch(self) -> None:
@@ -289,6 +303,9 @@ class Drain:
                 if data[0] == DATA:
                     commit = feed(data)
                     if commit is not None:
+                        if self.decoder.passed:
+                            self._finish(stream, self.end_lsn, advance)
+                            return
                         if commit.skipped or not (commit.changes or commit.messages):
                             continue
                         self._take(commit.messages)

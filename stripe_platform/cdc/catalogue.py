@@ -57,11 +57,13 @@ class ColumnVersion:
 class TableVersion:
     """A table as of one stretch of the log. `key`: what names a row, in key order; empty where nothing does.
 
-    `identity`: the replica identity d(efault), f(ull), i(ndex) or n(othing).
+    `identity`: the replica identity d(efault), f(ull), i(ndex) or n(othing). `oid`: the table's at the source, another
+    one where a table was dropped and made again under the same name.
     """
 
     schema: str
     table: str
+    oid: int
     identity: str
     key: tuple[str, ...]
     columns: tuple[ColumnVersion, ...]
@@ -120,7 +122,7 @@ def version_of(relation: Relation, details: Details) -> TableVersion:
     named = tuple(c.name for c in relation.columns if c.in_key) if relation.identity in "di" else ()
     # Deletes carry the replica identity and nothing else: of another key only the order of its columns can be taken.
     key = details.key if details.key and (not named or set(named) == set(details.key)) else named
-    return TableVersion(relation.schema, relation.table, relation.identity, key, tuple(
+    return TableVersion(relation.schema, relation.table, relation.oid, relation.identity, key, tuple(
         ColumnVersion(c.name, c.type, c.oid, c.name in key, details.numbers.get(c.name), details.missing.get(c.name))
         for c in relation.columns))
 

@@ -53,13 +53,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Change:
-    """One row's change; `cells`: by column of `version`, none where the table is None (a logical message)."""
+    """One row's change; `cells`: by column of `version`, none where the table is None (a logical message).
+
+    `old`: the row before it, where the replica identity is FULL.
+    """
 
     stamp: Stamp
     version: TableVersion | None
     op: str
     cells: tuple[pgwire.Cell, ...]
     snapshot: bool = False
+    old: tuple[pgwire.Cell, ...] | None = None
     commit_lsn: int | None = None  # where the commit begins, as our own envelopes say
 
 
@@ -123,10 +127,12 @@ class Reader:
             row = value["before"] if op == "d" else value["after"]
             cells = self._cells(version, written, op, key if op == "d" and row is None else row,
                                 extra.get("unchanged"))
+            full = version.identity == "f" and op == "u"
+            old = self._cells(version, written, "d", value["before"], None) if full and value["before"] else None
         except RefusedError as error:
             error.stamp = stamp
             raise
-        return Change(stamp, version, op, cells, value["op"] == "r", extra.get("commit_lsn"))
+        return Change(stamp, version, op, cells, value["op"] == "r", old, extra.get("commit_lsn"))
 
     def _flat(self, topic: str, value: dict[str, Any]) -> Change:
         """A flattened record: no transaction metadata worth its name, so the order of its key is all there is."""
@@ -166,14 +172,15 @@ class Reader:
         if strangers:
             raise RefusedError(f"{version.qualified} has the column {strangers[0]} that the catalogue does not know:"
                                " bring the catalogue up to date, then read again")
-        wanted = [c for c in version.columns if op != "d" or c.in_key]
+        whole = op != "d" or version.identity == "f"
+        wanted = [c for c in version.columns if whole or c.in_key]
         missing = [c.name for c in wanted if c.name not in row]
         if missing:
             raise RefusedError(f"an event of {version.qualified} lacks the column {missing[0]}: set"
                                " include.unknown.datatypes=true, or leave the column out of the publication")
         return tuple(
             _cell(version, c, row[c.name], encodings.get(c.name, self.encoding), left_out)
-            if op != "d" or c.in_key else None for c in version.columns)
+            if whole or c.in_key else None for c in version.columns)
 
 
 def _cell(version: TableVersion, column: ColumnVersion, value: Any, encoding: Encoding,

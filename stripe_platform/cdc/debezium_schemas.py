@@ -6,6 +6,7 @@ A schema's name says how a value is written; the column's PostgreSQL type is the
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,14 @@ def described(schema: str, table: str, key: tuple[str, ...], envelope: Mapping[s
         ColumnVersion(field["field"], kind := _type(field), OIDS.get(_base(kind), OIDS["text"]), field["field"] in key)
         for field in _row(envelope))
     ordered = tuple(c.name for c in columns if c.in_key)
-    return TableVersion(schema, table, "d", key if set(key) == set(ordered) else ordered, columns)
+    named = key if set(key) == set(ordered) else ordered
+    return TableVersion(schema, table, _number(schema, table), "d", named, columns)
+
+
+def declared_version(schema: str, table: str, key: tuple[str, ...], columns: list[tuple[str, str]]) -> TableVersion:
+    """A table of (name, type as PostgreSQL prints it) columns, all of types that the server brings along."""
+    return TableVersion(schema, table, _number(schema, table), "d", key, tuple(
+        ColumnVersion(name, kind, OIDS[_base(kind)], name in key) for name, kind in columns))
 
 
 def encodings(envelope: Mapping[str, Any], told: Encoding) -> dict[str, Encoding]:
@@ -53,6 +61,11 @@ def encodings(envelope: Mapping[str, Any], told: Encoding) -> dict[str, Encoding
         found[field["field"]] = dataclasses.replace(
             told, decimals="precise" if precise else "string", times="adaptive" if milliseconds else "microseconds")
     return found
+
+
+def _number(schema: str, table: str) -> int:
+    """In the place of the source's OID, which events do not tell: the same for the same name, in every run."""
+    return 1 << 31 | zlib.crc32(f"{schema}.{table}".encode())
 
 
 def _row(envelope: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -39,11 +39,11 @@ DEFAULT = Encoding(decimals="precise", times="adaptive", intervals="numeric")
 
 _EXACT = Context(prec=200_000)  # more digits than a numeric can have
 _DAY = 86_400_000_000  # microseconds
-_DATES = {-2147472692: "infinity", 2147483647: "infinity", -2147483648: "-infinity"}
-_INSTANTS = {9223372036825200000: "infinity", -9223372036832400000: "-infinity"}
-_SPECIAL = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
+DATES = {-2147472692: "infinity", -2147472691: "-infinity"}  # days beyond every year the server knows
+INSTANTS = {9223372036825200000: "infinity", -9223372036832400000: "-infinity"}
+SPECIAL = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 _JAVA_ARRAY = re.compile(r"\[+L?[\w.$]+;?@[0-9a-f]+")
-_MODIFIER = re.compile(r"\((\d+)(?:,(-?\d+))?\)")
+MODIFIER = re.compile(r"\((\d+)(?:,(-?\d+))?\)")
 _ISO = re.compile(r"([+-]?\d{4,})-(\d\d)-(\d\d)(?:T(\d\d:\d\d:\d\d)(?:\.(\d+))?)?(Z|[+-]\d\d:\d\d)?")
 _INTERVAL = re.compile(r"(-?[\d.]+)([YMDHS])|(T)")
 _QUOTED = re.compile(r'[\s{}",\\]')
@@ -54,7 +54,7 @@ _PLAIN = frozenset(
 
 
 # A domain goes by its base type's internal name in the log.
-_BASES = {
+BASES = {
     "int2": "smallint", "int4": "integer", "int8": "bigint", "float4": "real", "float8": "double precision",
     "bool": "boolean", "timestamp": "timestamp without time zone", "timestamptz": "timestamp with time zone",
     "time": "time without time zone", "timetz": "time with time zone",
@@ -72,8 +72,8 @@ def to_text(value: Any, kind: str, oid: int, encoding: Encoding) -> str | None:
         if not isinstance(value, list):
             raise ValueRefusedError(f"a {kind} must be a JSON list")
         return _array(value, kind[:-2], oid, encoding)
-    base = "interval" if kind.startswith("interval") else _MODIFIER.sub("", kind).strip('"')
-    base = _BASES.get(base, base) if oid >= FIRST_USER_OID else base
+    base = "interval" if kind.startswith("interval") else MODIFIER.sub("", kind).strip('"')
+    base = BASES.get(base, base) if oid >= FIRST_USER_OID else base
     rule = _RULES.get(base)
     if rule is not None:
         return rule(value, kind, encoding)
@@ -90,13 +90,13 @@ def is_placeholder(value: Any, kind: str, placeholder: str) -> bool:
         return False
     if value == placeholder:
         return True
-    return kind in ("bytea", "hstore") and value in (
+    return kind.rpartition(".")[2] in ("bytea", "hstore") and value in (
         base64.b64encode(placeholder.encode()).decode(), json.dumps({placeholder: placeholder}, separators=(",", ":")))
 
 
 def _own(value: Any, base: str) -> str:
     """Types that a database brings itself: enums, citext, domains, vectors."""
-    if base == "hstore":
+    if base.rpartition(".")[2] == "hstore":
         return _hstore(value)
     if isinstance(value, str):
         return value
@@ -142,12 +142,12 @@ def _numeric(value: Any, kind: str, encoding: Encoding) -> str:
     if not isinstance(value, str):
         raise ValueRefusedError("a numeric must come as a string: set decimal.handling.mode=string (double loses)")
     if encoding.decimals == "precise":
-        modifier = _MODIFIER.search(kind)
+        modifier = MODIFIER.search(kind)
         if modifier is None:
             raise ValueRefusedError("a numeric without scale must be {scale, value}: is decimal.handling.mode=string?")
         return _scaled(value, int(modifier[2] or 0))
-    if value in _SPECIAL:
-        return _SPECIAL[value]
+    if value in SPECIAL:
+        return SPECIAL[value]
     try:
         return f"{Decimal(value):f}"
     except ArithmeticError:
@@ -174,7 +174,7 @@ def _bit(value: Any, kind: str, _encoding: Encoding) -> str:
     """Bits come as bytes, lowest first, and one bit alone as a boolean."""
     if isinstance(value, bool):
         return "1" if value else "0"
-    width = int((_MODIFIER.search(kind) or [0, 1])[1])
+    width = int((MODIFIER.search(kind) or [0, 1])[1])
     return f"{int.from_bytes(_bytes(value), 'little'):0{width}b}"
 
 
@@ -186,7 +186,7 @@ def _date(value: Any, _kind: str, _encoding: Encoding) -> str:
     if isinstance(value, str):
         return _iso(value, "date")
     days = int(_integer(value, "date", _encoding))
-    return _DATES.get(days) or _civil(days)
+    return DATES.get(days) or _civil(days)
 
 
 def _civil(days: int) -> str:
@@ -227,9 +227,9 @@ def _timestamp(value: Any, kind: str, encoding: Encoding) -> str:
     if isinstance(value, str):
         return _iso(value, "timestamp without time zone")
     number = int(_integer(value, kind, encoding))
-    if number in _INSTANTS:
-        return _INSTANTS[number]
-    modifier = _MODIFIER.search(kind)
+    if number in INSTANTS:
+        return INSTANTS[number]
+    modifier = MODIFIER.search(kind)
     if encoding.times == "adaptive" and modifier and int(modifier[1]) <= 3:
         number *= 1000
     if abs(number) >= 2**63 - 1:
@@ -303,8 +303,11 @@ def _hstore(value: Any) -> str:
 def _array(items: list[Any], kind: str, oid: int, encoding: Encoding) -> str:
     cells = []
     for item in items:
-        if isinstance(item, list) or (isinstance(item, str) and _JAVA_ARRAY.fullmatch(item)):
+        if isinstance(item, str) and _JAVA_ARRAY.fullmatch(item):
             raise ValueRefusedError("arrays of more than one dimension do not survive Debezium: leave the column out")
+        if isinstance(item, list):
+            cells.append(_array(item, kind, oid, encoding))
+            continue
         # The OID is the array's: its element is as built in, or not, as the array is.
         text = to_text(item, kind, oid, encoding)
         if text is None:

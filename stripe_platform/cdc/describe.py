@@ -1,7 +1,7 @@
 """What the source's catalogue tells of a table that its log does not: order of the key, column numbers, defaults.
 
-Only the system catalogue is asked, never a table. It shows the present, the log the past: where the two differ in a
-column's name or type, the answer is about another version of the table and is not used.
+Where an event trigger tells them in the log (`ddl`), that is taken. Else the system catalogue is asked, never a table.
+It shows the present, the log the past: where the two differ in a column's name or type, that is another column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import closing
 import psycopg
 
 from resources.lake import Lake
-from stripe_platform.cdc import catalogue
+from stripe_platform.cdc import catalogue, ddl
 from stripe_platform.cdc.catalogue import Details
 from stripe_platform.cdc.columns import landed
 from stripe_platform.cdc.pgoutput import Relation
@@ -52,8 +52,11 @@ def describer(settings: Settings, source: Source) -> Callable[[Relation], Detail
         key = source.tables.get(relation.table if relation.schema == source.schema else relation.qualified, ())
         if source.declared:
             return Details(tuple(key))
-        with closing(connect(settings, source)) as connection:
-            found = describe(connection, relation)
+        if relation.told is not None:
+            found = ddl.details(relation.told)
+        else:
+            with closing(connect(settings, source)) as connection:
+                found = describe(connection, relation)
         return Details(tuple(key), found.numbers, found.missing) if key else found
 
     return answer

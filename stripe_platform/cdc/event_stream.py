@@ -50,7 +50,7 @@ class EventStream:
         self._single: deque[tuple[Record, Transaction | Refused | None]] = deque()
         self._next: dict[str, int] = {}
         self._settled: dict[str, int] | None = None
-        self._told: dict[tuple[str, str], tuple[int, TableVersion]] = {}
+        self._told: dict[tuple[str, str], TableVersion] = {}
 
     def get(self, _asynchronous: int) -> tuple[int, bytes | None]:
         """The next message; a keepalive when everything delivered so far has been given."""
@@ -99,7 +99,7 @@ class EventStream:
 
     def version(self, schema: str, table: str) -> TableVersion:
         """The version that the table was last announced with."""
-        return self._told[schema, table][1]
+        return self._told[schema, table]
 
     def _accept(self, record: Record | Refused) -> None:
         if isinstance(record, Refused):
@@ -182,11 +182,14 @@ class EventStream:
     def _change(self, change: Change) -> Iterator[bytes]:
         assert change.version is not None  # noqa: S101 - logical messages were left out
         name = (change.version.schema, change.version.table)
-        oid, told = self._told.get(name, (len(self._told) + 1, None))
-        if told != change.version:
-            self._told[name] = oid, change.version
+        oid = change.version.oid
+        if self._told.get(name) != change.version:
+            self._told[name] = change.version
             yield from pgwire.relation(oid, change.version)
-        yield pgwire.truncate(oid) if change.op == "t" else pgwire.change(change.op, oid, change.cells)
+        if change.op == "t":
+            yield pgwire.truncate(oid)
+        else:
+            yield pgwire.change(change.op, oid, change.cells, change.old)
 
     def _write_quarantine(self, seq: int) -> int:
         """Records refused since the last batch: place, rule and remedy; the record itself stays where it was."""

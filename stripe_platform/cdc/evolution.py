@@ -9,13 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resources.lake import Lake
 from stripe_platform.cdc import columns as values
-from stripe_platform.cdc.catalogue import CatalogueError, ColumnVersion, Lineage, TableVersion
+from stripe_platform.cdc import fold
+from stripe_platform.cdc.catalogue import (
+    CatalogueError,
+    ColumnVersion,
+    Lineage,
+    TableVersion,
+    declare_renames,
+    versions,
+)
 
 _INTEGERS = {"smallint": 2, "integer": 4, "bigint": 8}
 _TEXTS = ("text", "character varying")
@@ -39,6 +49,10 @@ def step(before: TableVersion, after: TableVersion, renames: Mapping[str, str] |
 
     `CatalogueError` where the log does not tell, with the remedy.
     """
+    if before.oid != after.oid:
+        raise CatalogueError(
+            f"{after.qualified} is another table than the one of that name before, whose rows went without a change in"
+            f" the log: take it anew with `stripe-platform cdc snapshot --table {after.table}`")
     same = _matched(before, after, renames)
     pairs = {new: old for old, new in same.items()}
     retyped = []
@@ -150,6 +164,16 @@ def _lists(lists: pa.ChunkedArray, change: Step) -> pa.Array:
                      lists.to_pylist()], pa.list_(pa.string()))
 
 
+def declare(lake: Lake, table: str, old: str, new: str, *, renamed: bool) -> None:
+    """Answer what `step` could not tell: whether `old` became `new`, in the last step of the table that had both."""
+    found = versions(lake, table)
+    steps = [(was, now) for was, now in pairwise(found)
+             if was.column(old) and not now.column(old) and now.column(new) and not was.column(new)]
+    if not steps:
+        raise CatalogueError(f"{table} has no step from column {old} to {new}: correct the names")
+    declare_renames(lake, *steps[-1], {old: new} if renamed else {})
+
+
 class Path:
     """The steps of one table, worked out once each. `renames`: declared ones by (ordinal of the later version)."""
 
@@ -190,10 +214,29 @@ class Path:
     def rekeyed(self, start: int, end: int) -> bool:
         return any(self.step_to(ordinal).rekeyed for ordinal in range(start + 1, end + 1))
 
-    def stretches(self, changes: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    def passable(self, start: int, end: int) -> bool:
+        """Whether rows of one version can be brought into another."""
+        try:
+            self.rekeyed(start, end)
+        except CatalogueError:
+            return False
+        return True
+
+    def stretches(self, changes: pa.Table) -> list[tuple[int, pa.Table]]:
         """Changes by runs of versions under which the same columns name a row: (last version of the run, its rows in
         that version's columns), in log order; rows of one key keep their order.
+
+        Where the way through the versions is blocked, what a later truncation takes away need not go it.
         """
+        try:
+            return list(self._runs(changes))
+        except CatalogueError:
+            cut = fold.last_cut(changes)
+            if cut is None:
+                raise
+            return list(self._runs(changes.filter(pc.invert(fold.before(changes, cut)))))
+
+    def _runs(self, changes: pa.Table) -> Iterator[tuple[int, pa.Table]]:
         numbers = changes["_version"].to_numpy()
         run: list[tuple[int, pa.Table]] = []
         for ordinal in sorted(set(numbers.tolist())):

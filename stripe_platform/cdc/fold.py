@@ -6,8 +6,9 @@ the same fold, or else from the state the fold is applied to, at the old key whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,19 @@ def _escaped(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring(pc.replace_substring(values, "\x1e", "\x1e0"), SEPARATOR, "\x1e1")
 
 
+def doomed(parts: Iterable[pa.Table | Truncation]) -> Iterator[tuple[pa.Table | Truncation, bool]]:
+    """Parts of a fold, and whether a truncation follows at once: what such rows left out need not be known."""
+    for part, following in pairwise([*parts, None]):
+        if part is not None:
+            yield part, isinstance(following, Truncation)
+
+
+def last_cut(changes: pa.Table) -> tuple[str, int, int] | None:
+    """Position of the last truncation among changes, None where there is none."""
+    cuts = changes.filter(pc.equal(changes["_op"], "t")).select(list(FENCE)).to_pylist()
+    return max((cut["_epoch"], cut["_commit_lsn"], cut["_ord"]) for cut in cuts) if cuts else None
+
+
 def segments(changes: pa.Table) -> Iterator[pa.Table | Truncation]:
     """Split changes at their truncations, in commit order; between them tables as given."""
     is_truncation = pc.equal(changes["_op"], "t")
@@ -57,14 +71,20 @@ def segments(changes: pa.Table) -> Iterator[pa.Table | Truncation]:
     rest = changes.filter(pc.invert(is_truncation))
     for cut in cuts:
         fence = (cut["_epoch"], cut["_commit_lsn"], cut["_ord"])
-        before = _before(rest, fence)
-        yield rest.filter(before)
+        earlier = before(rest, fence)
+        yield rest.filter(earlier)
         yield Truncation(fence, cut)
-        rest = rest.filter(pc.invert(before))
+        rest = rest.filter(pc.invert(earlier))
     yield rest
 
 
-def _before(rows: pa.Table, fence: tuple[str, int, int]) -> pa.Array:
+def survivors(rows: pa.Table, fence: tuple[str, int, int]) -> pa.Table:
+    """Rows of a state that a truncation leaves: those that came after it, which are none unless it arrives late."""
+    gone = before(rows, fence)
+    return rows.slice(0, 0) if pc.all(gone).as_py() else rows.filter(pc.invert(gone))
+
+
+def before(rows: pa.Table, fence: tuple[str, int, int]) -> pa.Array:
     epoch, lsn, ordinal = (rows[name] for name in FENCE)
     same_commit = pc.and_(pc.equal(lsn, fence[1]), pc.less(ordinal, fence[2]))
     same_epoch = pc.and_(pc.equal(epoch, fence[0]), pc.or_(pc.less(lsn, fence[1]), same_commit))

@@ -16,9 +16,9 @@ from stripe_platform.cdc import catalogue as catalogues
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import clear_leftovers
 from stripe_platform.cdc.capture import CaptureReport, Drain, progress_bar, writer_lock
-from stripe_platform.cdc.catalogue import ColumnVersion, Details, TableVersion
+from stripe_platform.cdc.catalogue import Details, TableVersion
 from stripe_platform.cdc.debezium import Reader
-from stripe_platform.cdc.debezium_schemas import OIDS
+from stripe_platform.cdc.debezium_schemas import declared_version
 from stripe_platform.cdc.debezium_values import OURS, Encoding
 from stripe_platform.cdc.event_stream import Deliveries, EventStream
 from stripe_platform.cdc.manifest import Epoch, Manifest
@@ -105,10 +105,10 @@ def declared(source: Source = OLTP) -> Catalogue:
     found = {}
     for name, key in source.tables.items():
         columns = load_schema()[name].columns
-        found[source.schema, name] = _version(source.schema, name, key, [(c.name, c.type) for c in columns])
+        found[source.schema, name] = declared_version(source.schema, name, key, [(c.name, c.type) for c in columns])
     if source.calendar:
         schema, _, table = source.calendar.partition(".")
-        found[schema, table] = _version(schema, table, ("source", "day"), [("source", "text"), ("day", "date")])
+        found[schema, table] = declared_version(schema, table, ("source", "day"), [("source", "text"), ("day", "date")])
     return found
 
 
@@ -117,13 +117,3 @@ def of_lake(lake: Lake) -> Catalogue:
     chain = manifests.Chain.load(lake)
     newest = [catalogues.newest(lake, chain, table) for table in catalogues.tables(chain)]
     return {(v.schema, v.table): v for v in newest}
-
-
-def _version(schema: str, table: str, key: tuple[str, ...], columns: list[tuple[str, str]]) -> TableVersion:
-    return TableVersion(schema, table, "d", key, tuple(
-        ColumnVersion(name, kind, OIDS[_plain(kind)], name in key) for name, kind in columns))
-
-
-def _plain(kind: str) -> str:
-    head, _, rest = kind.partition("(")
-    return head + rest.partition(")")[2]

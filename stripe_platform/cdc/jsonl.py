@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from stripe_platform.cdc.debezium import Record
+from stripe_platform.cdc.replay import Event
 from stripe_platform.cdc.transactions import Refused
 
 AT_ONCE = 5_000  # records handed over in one go
@@ -47,6 +48,19 @@ class Files:
                 for number, line in enumerate(lines):
                     if number >= positions.get(place, 0) and line.strip():
                         yield _record(place, number, line)
+
+
+def write(path: Path, events: Iterable[Event]) -> int:
+    """Write events to a file, packed where its name ends in .gz; how many. The file appears whole or not at all."""
+    draft, count = path.with_name(f".{path.name}.draft"), 0
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(draft, "wt", encoding="utf-8") as file:
+        for event in events:
+            line = {"topic": event.topic, "key": event.key, "value": event.value}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            count += 1
+    draft.replace(path)
+    return count
 
 
 def _record(place: str, number: int, line: bytes) -> Record | Refused:

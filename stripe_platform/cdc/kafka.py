@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from stripe_platform.cdc.debezium import Record
+from stripe_platform.cdc.replay import Event
 from stripe_platform.cdc.slot import CaptureError
 from stripe_platform.cdc.transactions import Refused
 
@@ -42,12 +44,12 @@ class Topics:
         if not places:
             raise CaptureError(f"the broker has no topic that begins with {prefix}.: check --topics, it is the"
                                " connector's topic.prefix")
-        self._idle_seconds, self._last = idle_seconds, time.monotonic()
+        self._idle_seconds, self._idle = idle_seconds, 0.0
         self._consumer.assign([
             TopicPartition(name, n, positions.get(f"{name}/{n}", OFFSET_BEGINNING)) for name, n in places])
 
     def poll(self, seconds: float) -> list[Record | Refused]:
-        found = []
+        found, begun = [], time.monotonic()
         for message in self._consumer.consume(AT_ONCE, seconds):
             error = message.error()
             if error is not None:
@@ -55,12 +57,12 @@ class Topics:
                                    f" ({error.name()}): the broker no longer has what comes after the last"
                                    " batch; begin a lake of its own, or raise the topics' retention")
             found.append(_record(message))
-        if found:
-            self._last = time.monotonic()
+        # Only time spent waiting counts: between two polls a large transaction may have been landed.
+        self._idle = 0.0 if found else self._idle + time.monotonic() - begun
         return found
 
     def exhausted(self) -> bool:
-        return time.monotonic() - self._last > self._idle_seconds
+        return self._idle > self._idle_seconds
 
     def commit(self, positions: dict[str, int]) -> None:
         offsets = []
@@ -71,6 +73,37 @@ class Topics:
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def write(bootstrap: str, events: Iterable[Event]) -> int:
+    """Produce events to their topics, keyed as Kafka Connect keys them; how many the broker took."""
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 20,
+                         "logger": _Silent()})
+    failed: list[str] = []
+    count = 0
+
+    def told(error: Any, _message: Any) -> None:
+        if error is not None:
+            failed.append(error.name())
+
+    for event in events:
+        pair = [None if part is None else json.dumps(part, ensure_ascii=False).encode()
+                for part in (event.key, event.value)]
+        while True:
+            try:
+                producer.produce(event.topic, key=pair[0], value=pair[1], on_delivery=told)
+            except BufferError:
+                producer.poll(0.2)
+                continue
+            break
+        count += 1
+        producer.poll(0)
+    if producer.flush(ANSWER_SECONDS * 3) or failed:
+        raise CaptureError(f"the broker did not take every event ({', '.join(sorted(set(failed))) or 'no answer'}):"
+                           " replay again, what it has is recognised")
+    return count
 
 
 def _record(message: Any) -> Record | Refused:

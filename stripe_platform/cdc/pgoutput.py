@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,7 @@ class Relation:
     table: str
     identity: str  # d(efault), f(ull), i(ndex), n(othing)
     columns: tuple[Column, ...]
+    told: bytes | None = None  # what the source said of its newest DDL in the log
 
     @property
     def qualified(self) -> str:
@@ -96,17 +97,22 @@ class Decoder:
     """Feed it every XLogData message; take Arrow tables out with `flush` and commits as they end.
 
     `durable_lsn`: transactions that committed before it were landed by an earlier run and are skipped whole.
+    `before_lsn`: so are those that committed at or after it; `passed` tells that one did.
     `key_of`: the columns that name a row of a relation, needed where the replica identity is FULL; none: whole rows.
-    `typed_keys`: dates and times that name rows are typed as any other column, not kept as text.
+    `typed_keys`: dates and times that name rows are typed as any other column, not kept as text. `ddl`: prefix of the
+    messages that tell DDL, and how to read the table's name out of one.
     `watch`: qualified name of one table whose arrival the caller wants to know at once.
     """
 
-    def __init__(self, *, durable_lsn: int = 0, source: str, epoch: str, watch: str | None = None,
-                 key_of: Callable[[Relation], Sequence[str]] | None = None, typed_keys: bool = True) -> None:
+    def __init__(self, *, durable_lsn: int = 0, before_lsn: int | None = None, source: str, epoch: str,
+                 watch: str | None = None, key_of: Callable[[Relation], Sequence[str]] | None = None,
+                 typed_keys: bool = True, ddl: tuple[str, Callable[[bytes], str]] | None = None) -> None:
         self.durable_lsn, self.source, self.epoch = durable_lsn, source, epoch
+        self._before, self.passed = before_lsn, False
         self._key_of, self._typed_keys = key_of or _identity, typed_keys
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
+        self._ddl, self._told = ddl, dict[str, bytes]()
         self._types: dict[int, str] = {}  # those that the server did not bring along, by OID
         self._relations: dict[int, Relation] = {}
         self._open: dict[int, _Buffer] = {}
@@ -147,7 +153,8 @@ class Decoder:
             return None
         if tag == BEGIN:
             lsn, ts, _xid = _BEGIN.unpack_from(data, HEADER + 1)
-            self._ord, self._in_transaction, self._skip = 0, True, lsn < self.durable_lsn
+            self.passed = self._before is not None and lsn >= self._before
+            self._ord, self._in_transaction, self._skip = 0, True, lsn < self.durable_lsn or self.passed
             self._current = len(self._commits)
             self._commits.append((lsn, ts + PG_EPOCH_US))
         elif tag == COMMIT:
@@ -174,9 +181,14 @@ class Decoder:
         end = data.index(0, start)
         if transactional and not self._skip and data.startswith(PREFIX, start):
             (length,) = _U32.unpack_from(data, end + 1)
-            self._messages.append(Message(data[start:end].decode(), data[end + 5:end + 5 + length]))
+            message = Message(data[start:end].decode(), data[end + 5:end + 5 + length])
+            if self._ddl is not None and message.prefix == self._ddl[0]:
+                self._told[self._ddl[1](message.content)] = message.content
+            else:
+                self._messages.append(message)
 
     def _define(self, relation: Relation) -> None:
+        relation = replace(relation, told=self._told.get(relation.qualified))
         if self._relations.get(relation.oid) == relation:
             return
         replaced = self._open.get(relation.oid)

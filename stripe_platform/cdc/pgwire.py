@@ -34,10 +34,11 @@ def commit(lsn: int, end_lsn: int, ts_us: int) -> bytes:
     return _HEADER + struct.pack(">cBQQq", b"C", 0, lsn, end_lsn, ts_us - PG_EPOCH_US)
 
 
-def change(op: str, oid: int, cells: Sequence[Cell]) -> bytes:
-    """One row: `op` is c, u or d; a delete has its key and nulls."""
+def change(op: str, oid: int, cells: Sequence[Cell], old: Sequence[Cell] | None = None) -> bytes:
+    """One row: `op` is c, u or d; a delete has its key and nulls, `old` is the row before an update."""
     head = {"c": b"I%sN", "u": b"U%sN", "d": b"D%sK"}[op] % struct.pack(">I", oid)
-    return _HEADER + head + _tuple(cells)
+    before = b"" if old is None else b"O" + _tuple(old)
+    return _HEADER + head[:-1] + before + head[-1:] + _tuple(cells)
 
 
 def truncate(oid: int) -> bytes:

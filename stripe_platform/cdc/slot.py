@@ -97,8 +97,7 @@ def ensure_slot(settings: Settings, lake: Lake | None = None, source: Source = O
     epochs = load_epochs(lake)
     if epochs and not state.exists:
         raise CaptureError(
-            f"slot {slot} is gone from the source, changes after the last batch cannot be read: start with an"
-            " empty lake and warehouse, or restore source and slot from the same backup")
+            f"slot {slot} is gone from the source, changes after the last batch cannot be read: " + _remedy(source))
     if not state.exists:
         failover = ", FAILOVER" if connection.info.server_version >= FAILOVER_SINCE else ""
         created = connection.execute(sql.SQL(
@@ -113,6 +112,12 @@ def ensure_slot(settings: Settings, lake: Lake | None = None, source: Source = O
     if not epochs:
         save_epoch(lake, Epoch(1, slot, state.system_identifier, state.timeline, consistent))
     return load_epochs(lake)[-1]
+
+
+def _remedy(source: Source) -> str:
+    if not source.declared:
+        return f"take every table anew with `stripe-platform cdc snapshot --new-slot --source {source.name}`"
+    return "start with an empty lake and warehouse, or restore source and slot from the same backup"
 
 
 def _let_it_fail_over(connection: psycopg.Connection, slot: str, state: SlotState) -> None:
@@ -150,7 +155,8 @@ def refuse_a_foreign_slot(epoch: Epoch, state: SlotState, durable_lsn: int) -> N
     if state.wal_status == "lost":
         raise CaptureError(
             f"slot {epoch.slot} is lost, the server removed log it still needed: start with an empty lake and"
-            " warehouse, and raise max_slot_wal_keep_size")
+            " warehouse (`stripe-platform cdc snapshot --new-slot` for a source of the file), and raise"
+            " max_slot_wal_keep_size")
     if state.confirmed_lsn > durable_lsn:
         raise CaptureError(
             f"slot {epoch.slot} was advanced to {lsn_text(state.confirmed_lsn)}, durable batches end at"

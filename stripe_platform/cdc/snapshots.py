@@ -247,8 +247,17 @@ class _Folder:
             self._fold_in(changes)
             return
         for version, part in self.path.stretches(changes):
+            cut = fold.last_cut(part)
+            if cut is not None and self.version and not self.path.passable(self.version, version):
+                self._truncate(cut)
             self._evolve(version)
             self._fold_in(part)
+
+    def _truncate(self, cut: tuple[str, int, int]) -> None:
+        assert self.rows is not None  # noqa: S101 - _start set it
+        self.rows = fold.survivors(self.rows, cut) if self.key else self.rows.slice(0, 0)
+        if not self.rows.num_rows and self.path is not None:
+            self.version = 0
 
     def _evolve(self, version: int) -> None:
         """Bring the state into the columns of a version, and order it by that version's key."""
@@ -261,17 +270,18 @@ class _Folder:
             self.rows = self.path.carry(self.rows, self.version, version)
         else:
             own = pa.schema([(c.name, c.arrow) for c in self.path.version(version).columns]).empty_table()
-            self.rows = pa.concat_tables([own, self.rows], promote_options="default")
+            fences = pa.schema([columns.ENVELOPE.field(name) for name in FENCE]).empty_table()
+            self.rows = pa.concat_tables([own, fences], promote_options="default")
         self.version = version
 
     def _fold_in(self, changes: pa.Table) -> None:
         assert self.rows is not None  # noqa: S101 - _start set it
-        for part in fold.segments(changes):
+        for part, doomed in fold.doomed(fold.segments(changes)):
             if isinstance(part, fold.Truncation):
-                self.rows = self.rows.slice(0, 0)
+                self.rows = fold.survivors(self.rows, part.fence) if self.key else self.rows.slice(0, 0)
             elif part.num_rows and self.key:
                 newest = fold.collapse(sort_by_key(part, self.key), self.key)
-                self.rows = merge(self.rows, newest, self.key)
+                self.rows = merge(self.rows, newest, self.key, doomed=doomed)
             elif part.num_rows:
                 self._refuse_unnamed()
                 self.rows = multiset(self.rows.drop_columns([n for n in FENCE if n in self.rows.column_names]), part)
@@ -284,13 +294,16 @@ class _Folder:
                              " full`, then take it anew with `stripe-platform cdc snapshot`")
 
 
-def merge(state: pa.Table, newest: pa.Table, key: Sequence[str]) -> pa.Table:
-    """A state (sorted by key) after the collapsed changes: replaced in place, new keys sorted in, deleted keys gone."""
+def merge(state: pa.Table, newest: pa.Table, key: Sequence[str], *, doomed: bool = False) -> pa.Table:
+    """A state (sorted by key) after the collapsed changes: replaced in place, new keys sorted in, deleted keys gone.
+
+    `doomed`: a truncation takes these rows at once, so that values they left out need not be known.
+    """
     names = [n for n in newest.column_names if n in (*state.column_names, *FENCE) or columns.is_own(n)]
     gone = pc.equal(newest["_op"], "d")
     touched = fold.key_text(newest, key)
     own = fold.key_text(state, key)
-    newest_rows = _filled(newest, state, own, key).select(names)
+    newest_rows = (newest if doomed else _filled(newest, state, own, key)).select(names)
     kept = joined([state, newest_rows])
     place = pc.index_in(own, value_set=touched.combine_chunks()).to_numpy(zero_copy_only=False)
     order = np.arange(state.num_rows)

@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from stripe_platform.cdc import ddl
 from stripe_platform.cdc.source import Source
 from stripe_platform.settings import MissingSettingError, Settings
 
@@ -127,8 +128,8 @@ def _source(name: str, entry: Mapping[str, Any]) -> ConfiguredSource:
         entry.get("owner_dsn"), tuple(published))
 
 
-def publish(settings: Settings, source: ConfiguredSource) -> list[str]:
-    """Create or alter the publication so that it holds exactly the configured tables; their names.
+def publish(settings: Settings, source: ConfiguredSource) -> bool:
+    """Create or alter the publication so that it holds exactly the configured tables; whether DDL will be told.
 
     One transaction: a reader sees the old publication or the new one.
     """
@@ -143,7 +144,7 @@ def publish(settings: Settings, source: ConfiguredSource) -> list[str]:
         else:
             connection.execute(sql.SQL("alter publication {} set table {}").format(name, listed))
             connection.execute(sql.SQL("alter publication {} set {}").format(name, options))
-    return [each.name for each in source.published]
+        return ddl.install(connection, source.publication)
 
 
 def _entry(source: ConfiguredSource, each: Published) -> sql.Composed:

@@ -22,6 +22,7 @@ from resources.lake import Lake, LakeError
 from stripe_platform import progress
 from stripe_platform.cdc import batches
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.backfill import unfinished
 from stripe_platform.cdc.canary import gaps
 from stripe_platform.cdc.capture import durable_position, waiting_canaries
 from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest
@@ -74,6 +75,8 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
         report.problems.append("no batch is in the lake, there is nothing to prove: run `stripe-platform cdc capture`,"
                                " or restore the lake from a backup")
     report.problems += _left_over(lake, chain)
+    report.problems += [f"table {ledger.table} is not wholly taken: run `stripe-platform cdc snapshot` again"
+                        for ledger in unfinished(lake)]
     report.problems += gaps(chain, waiting_canaries(lake))
     report.canaries = sum(last - first + 1 for m in chain.manifests for first, last in m.canaries)
     known = {(m.seq, f.path, f.sha256) for m in chain.manifests for f in m.files}
@@ -142,12 +145,18 @@ def _ordinals(stamps: list[pa.Table], manifest: Manifest) -> list[str]:
     ordinal = np.concatenate([t["_ord"].to_numpy() for t in stamps]) if stamps else np.zeros(0, np.int64)
     order = np.lexsort((ordinal, lsn))
     lsn, ordinal = lsn[order], ordinal[order]
+    read = lsn % 8 == 7  # rows read in a snapshot, before the position it was taken at: of no transaction
+    copied = int(read.sum())
+    if (np.diff(lsn[read]) == 0)[np.diff(ordinal[read]) == 0].any():
+        return [f"{manifest.path}: a row read in a snapshot is there twice"]
+    lsn, ordinal = lsn[~read], ordinal[~read]
     same = lsn[1:] == lsn[:-1]
     if (same & (ordinal[1:] == ordinal[:-1])).any():
         at = lsn[1:][same & (ordinal[1:] == ordinal[:-1])][0]
         return [f"{manifest.path}: a change of the commit at {lsn_text(int(at))} is there twice"]
-    if len(ordinal) + manifest.boundaries != manifest.changes:
-        return [f"{manifest.path}: {manifest.changes} changes are named, the files hold {len(ordinal)} of them"]
+    if copied + len(ordinal) + manifest.boundaries != manifest.changes:
+        held = copied + len(ordinal)
+        return [f"{manifest.path}: {manifest.changes} changes are named, the files hold {held} of them"]
     ends = np.append(~same, True) if len(lsn) else np.zeros(0, bool)
     holes = int(ordinal[ends].sum()) - len(ordinal)
     if holes < 0 or holes > manifest.boundaries:

@@ -69,6 +69,10 @@ def columns_of(table: str) -> list[tuple[str, str]]:
     return list(raw_tables.declared(table).columns)
 
 
+# Where the changes belong, the changes, and whether a truncation takes them at once.
+_Part = tuple[Target, pa.Table | fold.Truncation, bool]
+
+
 @dataclass(frozen=True)
 class Run:
     """One table's way into raw. `follower`: of a table that only the change log describes."""
@@ -78,16 +82,19 @@ class Run:
     name: str
     follower: raw_tables.Follower | None
 
-    def parts(self, conn: psycopg.Connection, changes: pa.Table) -> Iterator[tuple[Target, pa.Table | fold.Truncation]]:
-        """Changes with the raw table they belong in, which is brought along where the source changed its columns."""
+    def parts(self, conn: psycopg.Connection, changes: pa.Table) -> Iterator[_Part]:
+        """Changes with the raw table they belong in, which is brought along where the source changed its columns.
+
+        Each part must be applied before the next is asked for: that may change the table.
+        """
         if self.follower is None:
-            for part in fold.segments(changes):
-                yield raw_tables.declared(self.table), part
+            for part, doomed in fold.doomed(fold.segments(changes)):
+                yield raw_tables.declared(self.table), part, doomed
             return
         for version, rows in self.follower.path.stretches(changes):
             target, carried = self.follower.bring(conn, version, rows)
-            for part in fold.segments(carried) if target.key else [carried]:
-                yield target, part
+            for part, doomed in fold.doomed(fold.segments(carried) if target.key else [carried]):
+                yield target, part, doomed
 
 
 def run_of(lake: Lake, chain: Chain, table: str) -> Run:
@@ -217,11 +224,13 @@ def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None) -> int:
     """Apply changes of a table, which carry their ledger day, in the caller's transaction; keys written."""
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     applied = 0
-    for target, part in run.parts(conn, without_ciphertext(changes)) if changes is not None else ():
+    for target, part, doomed in run.parts(conn, without_ciphertext(changes)) if changes is not None else ():
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
+        elif part.num_rows and target.key:
+            applied += _merge(conn, target, _collapsed(target, part), doomed=doomed)
         elif part.num_rows:
-            applied += _merge(conn, target, _collapsed(target, part)) if target.key else _log(conn, target, part)
+            applied += _log(conn, target, part)
     return applied
 
 
@@ -234,17 +243,19 @@ def _mend_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily], stan
         # What these changes left out stands in earlier ones; the rows as they stand are not to be trusted.
         earlier = (dailies.read(run.lake, run.table, day) for day in sorted(standing) if day < days[0])
         changes = _changes(run, [*(d for d in earlier if d is not None), *chunk])
-    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else _collapsed(target, part))
-             for target, part in (run.parts(conn, changes) if changes is not None else ())]
-    made = [part for _target, part in parts if isinstance(part, pa.Table)]
+    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else _collapsed(target, part), gone)
+             for target, part, gone in (run.parts(conn, changes) if changes is not None else ())]
+    made = [part for _target, part, _doomed in parts if isinstance(part, pa.Table)]
     if parts and len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
         _remove_strangers(conn, parts[-1][0], days, made)
     applied = 0
-    for target, part in parts:
+    for target, part, doomed in parts:
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
+        elif part.num_rows and target.key:
+            applied += _merge(conn, target, part, mend=True, doomed=doomed)
         elif part.num_rows:
-            applied += _merge(conn, target, part, mend=True) if target.key else _log(conn, target, part)
+            applied += _log(conn, target, part)
     _record(conn, run.name, chunk)
     return applied
 
@@ -319,10 +330,11 @@ def _truncate(conn: psycopg.Connection, target: Target, cut: fold.Truncation) ->
         {"e": cut.fence[0], "l": cut.fence[1], "o": cut.fence[2], "d": cut.row["_ledger_day"]})
 
 
-def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False) -> int:
+def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False,
+           doomed: bool = False) -> int:
     """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict.
 
-    `mend`: a state overwrites the row of its own identity too.
+    `mend`: a state overwrites the row of its own identity too. `doomed`: a truncation takes these rows at once.
     """
     key, target, applied = table.key, table.identifier, newest.num_rows
     gone = _deleted_unseen(newest, key)
@@ -346,7 +358,7 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         origins = [f"_from_{name}" for name in key]
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
-            _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending))
+            _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending), doomed=doomed)
         _upsert(conn, stage, {}, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
@@ -462,7 +474,7 @@ def _copy(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table, *, f
 
 
 def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
-             origins: list[str], pending: pa.Table) -> None:
+             origins: list[str], pending: pa.Table, *, doomed: bool) -> None:
     """Fill values that changes left out from the rows as they stand, found under the key they had then."""
     wanted = set(pc.list_flatten(pending[fold.PENDING]).unique().to_pylist())
     lists = pending[fold.PENDING].to_pylist()
@@ -487,7 +499,7 @@ def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target
         "select s._commit_lsn, s._ord from {} s join _left l on {} left join {} t on {}"
         " where t._epoch is null and not s._deleted limit 1").format(stage, same, target, origin)).fetchone()
     conn.execute("drop table _left")
-    if orphan is not None:
+    if orphan is not None and not doomed:
         raise UnknownStateError(
             f"raw/{table}: the change at LSN {lsn_text(orphan[0])}, ordinal {orphan[1]}, leaves values out and"
             " no earlier state of its row is known: load the table's state from before the slot was made")

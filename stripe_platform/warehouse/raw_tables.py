@@ -15,7 +15,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from resources.lake import Lake
-from stripe_platform.cdc import catalogue
+from stripe_platform.cdc import catalogue, fold
 from stripe_platform.cdc.catalogue import CIPHERTEXT, CatalogueError, ColumnVersion, Lineage, TableVersion
 from stripe_platform.cdc.evolution import Path
 from stripe_platform.cdc.manifest import Chain
@@ -139,16 +139,19 @@ class Follower:
     def bring(self, conn: psycopg.Connection, version: int, rows: pa.Table) -> tuple[Target, pa.Table]:
         """The raw table, at least as far as `version`, and the rows in its columns.
 
-        Rows of before another key named them are none: what stands was made from them.
+        Rows of before another key named them, or before the table was taken anew, are none: what stands is newer.
         """
         standing = self.standing(conn)
         if standing >= version:
             target = target_of(self.name, self.path.version(standing))
-            if self.path.rekeyed(version, standing):
+            if not self.path.passable(version, standing) or self.path.rekeyed(version, standing):
                 return target, rows.slice(0, 0)
             return target, self.path.carry(rows, version, standing)
         target = target_of(self.name, self.path.version(version))
-        if standing:
+        if standing and self._taken_anew(conn, standing, version, rows):
+            conn.execute(sql.SQL("drop table {} cascade").format(target.identifier))
+            create(conn, target)
+        elif standing:
             for ordinal in range(standing + 1, version + 1):
                 self._alter(conn, ordinal)
         else:
@@ -160,6 +163,18 @@ class Follower:
                      [self.name, version, self.path.version(version).schema_id])
         return target, rows
 
+    def _taken_anew(self, conn: psycopg.Connection, standing: int, version: int, rows: pa.Table) -> bool:
+        """Whether the way to a version is blocked and no row has to go it: a truncation takes all that stand."""
+        before, after = (target_of(self.name, self.path.version(n)) for n in (standing, version))
+        blocked = not self.path.passable(standing, version) or bool(before.key) != bool(after.key)
+        cut = fold.last_cut(rows) if blocked else None
+        if cut is None:
+            return False
+        newer = conn.execute(sql.SQL(
+            "select 1 from {} where not _deleted and (_epoch, _commit_lsn, _ord) >= (%s, %s, %s) limit 1").format(
+                after.identifier), cut).fetchone()
+        return newer is None
+
     def _alter(self, conn: psycopg.Connection, ordinal: int) -> None:
         change = self.path.step_to(ordinal)
         before = target_of(self.name, self.path.version(ordinal - 1))
@@ -167,7 +182,7 @@ class Follower:
         if bool(before.key) != bool(after.key):
             raise CatalogueError(
                 f"raw.{self.name}: its rows {'lost' if before.key else 'got'} a key, which makes it another kind of"
-                " table: drop it in the warehouse and take the table anew with `stripe-platform cdc snapshot`")
+                f" table: take it anew with `stripe-platform cdc snapshot --table {self.path.version(ordinal).table}`")
         conn.execute(sql.SQL("drop view if exists {}").format(sql.Identifier("raw", f"{self.name}__rows")))
         table, own, column = after.identifier, set(before.names), sql.Identifier
         for name in change.dropped:

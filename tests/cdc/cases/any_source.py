@@ -28,7 +28,10 @@ DAY = dt.date(2026, 6, 1)
 
 @dataclass
 class Shop:
-    """One captured database with its part of the lake and a warehouse. `db`: the owner's connection."""
+    """One captured database with its part of the lake and a warehouse. `db`: the owner's connection.
+
+    `told`: an event trigger tells DDL in the log, as where a superuser owns the publication.
+    """
 
     settings: Settings
     source: ConfiguredSource
@@ -36,12 +39,19 @@ class Shop:
     db: psycopg.Connection
     warehouse: psycopg.Connection
     published: dict[str, Published] = field(default_factory=dict)
+    told: bool = True
 
     def publish(self, *tables: str, where: str | None = None, columns: Sequence[str] = ()) -> None:
         """Add tables to the publication, or change what of them is published."""
         for table in tables:
             self.published[table] = Published(table, where, tuple(columns))
         self._publish()
+
+    def tell(self, told: bool) -> None:
+        """Let an event trigger tell DDL from now on, or not."""
+        self.told = told
+        if self.published:
+            self._publish()
 
     def withdraw(self, *tables: str) -> None:
         for table in tables:
@@ -51,7 +61,9 @@ class Shop:
 
     def _publish(self) -> None:
         self.source = replace(self.source, published=tuple(self.published.values()))
-        publish(self.settings, self.source)
+        assert publish(self.settings, self.source)
+        if not self.told:
+            self.db.execute("drop event trigger stripe_platform_shop")
         ensure_slot(self.settings, self.lake, self.source)
 
     def table(self, name: str, columns: str, *, more: str = "") -> None:

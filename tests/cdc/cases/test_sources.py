@@ -1,0 +1,107 @@
+"""Any database as a source, from its entry in a file to the warehouse, by the commands a user has."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from any_source import DAY
+from typer.testing import CliRunner
+
+from stripe_platform.cdc.catalogue import tables
+from stripe_platform.cdc.compact import compact
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.sources import SourceError, find, load
+from stripe_platform.cli import app
+from stripe_platform.settings import MissingSettingError, load_settings
+from stripe_platform.warehouse import raw
+
+
+@pytest.fixture
+def configured(shop, tmp_path, monkeypatch):
+    """Writes the file of sources and names it to the settings."""
+    def write(text: str):
+        path = tmp_path / "sources.toml"
+        path.write_text(text)
+        monkeypatch.setenv("STRIPE_PLATFORM_SOURCES", str(path))
+        return load_settings()
+
+    return write
+
+
+def run(*arguments: str) -> dict:
+    result = CliRunner().invoke(app, ["cdc", *arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+ENTRY = """
+[sources.bakery]
+dsn = "SHOP_DSN"
+owner_dsn = "SHOP_OWNER_DSN"
+schema = "bakery"
+slot = "{slot}"
+publication = "bakery"
+[sources.bakery.tables.loaves]
+where = "region = 'eu'"
+columns = ["id", "region", "grams"]
+key = ["region", "id"]
+[sources.bakery.tables."shelf.places"]
+"""
+
+
+def test_case_25_a_source_of_the_file_goes_from_its_tables_to_raw_with_filter_columns_and_key(shop, configured):
+    shop.db.execute("create schema bakery; create schema shelf")
+    shop.db.execute("create table bakery.loaves (id integer, region text, grams numeric, recipe text,"
+                    " primary key (id, region))")
+    shop.db.execute("create table shelf.places (id integer primary key, v text)")
+    settings = configured(ENTRY.format(slot=f"b_{shop.source.slot}"))
+    assert run("publish", "--source", "bakery")["tables"] == ["loaves", "shelf.places"]
+    run("publish", "--source", "bakery")  # twice is harmless
+    shop.db.execute("insert into bakery.loaves values (1, 'eu', 500.50, 'secret'), (2, 'us', 400, 'secret')")
+    shop.db.execute("insert into shelf.places values (1, 'a')")
+    assert run("capture", "--source", "bakery")["rows"] == {"loaves": 1, "shelf.places": 1}
+    run("canary", "--source", "bakery")
+    run("capture", "--source", "bakery")
+    assert run("verify", "--source", "bakery")["problems"] == []
+    assert run("slot", "--source", "bakery")["wal_status"] == "reserved"
+    lake = find(settings, "bakery").lake(settings)
+    chain = Chain.load(lake)
+    assert tables(chain) == ["loaves", "shelf.places"]
+    for table in tables(chain):
+        compact(lake, table, DAY, first_day=DAY)
+        raw.apply(shop.warehouse, lake, table, [DAY], first_day=DAY)
+    loaves = shop.warehouse.execute("select id, region, grams::text from raw.bakery__loaves").fetchall()
+    assert loaves == [(1, "eu", "500.50")]
+    assert shop.warehouse.execute('select id, v from raw."bakery__shelf.places"').fetchall() == [(1, "a")]
+    key = [row[0] for row in shop.warehouse.execute(
+        "select a.attname from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k (n, position)"
+        " join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.n"
+        " where i.indrelid = 'raw.bakery__loaves'::regclass and i.indisprimary order by k.position")]
+    assert key == ["region", "id"]
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    ('[sources.shop]\ndsn = "X"\n', "source shop: tables is missing"),
+    ('[sources.shop]\ndsn = "postgresql://u:secret@h/d"\n[sources.shop.tables.t]\n', "names an environment variable"),
+    ('[sources.oltp]\ndsn = "X"\n[sources.oltp.tables.t]\n', "cannot be called so"),
+    ('[sources.shop]\ndsn = "X"\nslots = "s"\n[sources.shop.tables.t]\n', "slots is not known, one of"),
+    ('[sources.shop]\ndsn = "X"\n[sources.shop.tables.t]\nfilter = "true"\n', "table t: filter is not known"),
+    ("[sources.shop", "is not TOML"),
+])
+def test_a_file_that_cannot_be_used_is_one_sentence_without_secrets(configured, text, sentence):
+    settings = configured(text)
+    with pytest.raises(SourceError, match=sentence) as caught:
+        load(settings)
+    assert "secret@" not in str(caught.value)
+
+
+def test_a_name_or_a_variable_that_is_missing_is_named(configured, tmp_path, monkeypatch):
+    settings = configured('[sources.shop]\ndsn = "NOWHERE_DSN"\n[sources.shop.tables.t]\n')
+    with pytest.raises(SourceError, match="there is no source shp: one of shop"):
+        find(settings, "shp")
+    with pytest.raises(MissingSettingError, match="NOWHERE_DSN is not set: set it to the connection URL"):
+        find(settings, "shop").conninfo(settings)
+    monkeypatch.setenv("STRIPE_PLATFORM_SOURCES", str(tmp_path / "none.toml"))
+    with pytest.raises(SourceError, match="cannot be read"):
+        load(load_settings())
