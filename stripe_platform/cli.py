@@ -451,7 +451,7 @@ def cdc_capture(source: SourceName = "oltp", as_json: Json = False) -> None:
 def cdc_publish(source: SourceName, as_json: Json = False) -> None:
     """Publish the tables that the file of sources names, and make the slot. Example: cdc publish --source shop"""
     from stripe_platform.cdc.slot import ensure_slot
-    from stripe_platform.cdc.sources import publish
+    from stripe_platform.cdc.sources import publish, tell
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
@@ -459,6 +459,8 @@ def cdc_publish(source: SourceName, as_json: Json = False) -> None:
     told = publish(load_settings(), found)
     names = [each.name for each in found.published]
     epoch = ensure_slot(load_settings(), source=found)
+    if told:
+        tell(load_settings(), found)
     facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
              "ddl_told": told}
     note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"

@@ -23,7 +23,7 @@ from stripe_platform.cdc import ddl
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Registrar
-from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
+from stripe_platform.cdc.describe import describer, refuse_unnamed_rows, source_tells
 from stripe_platform.cdc.manifest import Epoch, Manifest, Position
 from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, commit_time
 from stripe_platform.cdc.slot import (
@@ -199,7 +199,8 @@ class _Drain:
         self.decoder = Decoder(
             durable_lsn=self.to_lsn, before_lsn=before, source=source.name, epoch=epoch.name, watch=source.calendar,
             key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared,
-            ddl=(ddl.PREFIX, ddl.table_of))
+            ddl=(ddl.PREFIX, ddl.table_of),
+            told=ddl.remembered(lake, self.to_lsn) if source_tells(settings, source) else None)
         self._begin_batch()
 
     def _begin_batch(self) -> None:
@@ -300,6 +301,7 @@ class _Drain:
             commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
             self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries)
         self.decoder.unrepresentable = {}
+        self._remember()
         if not self.lake.put_if_absent(batch.path, batch.encode()):
             raise CaptureError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
         self.canaries = self.recorded = ()
@@ -324,8 +326,13 @@ class _Drain:
             stream.wait(0.25)  # the connection closes next: let the server take the message first
         self.report.reached_end = True
 
+    def _remember(self) -> None:
+        ddl.remember(self.lake, self.decoder.told)
+        self.decoder.told = []
+
     def _step(self, stream: Stream, lsn: int) -> None:
         """Let the slot advance over log that no batch names, with the canaries that were in it."""
+        self._remember()
         Position(self.epoch.name, lsn, self.canaries).save(self.lake)
         self.durable_lsn, self.recorded = lsn, self.canaries
         stream.status(lsn, ask=True)
