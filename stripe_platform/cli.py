@@ -486,6 +486,28 @@ def cdc_snapshot(
     emit(report) if as_json else show("Taken", [{"table": k, "rows": f"{v:,}"} for k, v in report["rows"].items()])
 
 
+@cdc_app.command("apply")
+def cdc_apply(source: SourceName, as_json: Json = False) -> None:
+    """Bring what is captured of a source into raw. Exit code 1 when a table stopped. Example: cdc apply --source s"""
+    from dataclasses import asdict
+
+    from resources.warehouse import connect_postgres
+    from stripe_platform import progress
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+    from stripe_platform.warehouse.sources import apply_source
+
+    with progress.enabled(), connect_postgres(load_settings().need("warehouse_dsn")) as connection:
+        report = asdict(apply_source(connection, load_settings(), _configured(source)))
+    if as_json:
+        emit(report)
+    else:
+        show("Applied", [{"table": name, "rows": rows} for name, rows in report["rows"].items()],
+             note="\n".join(report["stopped"].values()) or None)
+    if report["stopped"]:
+        raise typer.Exit(1)
+
+
 @cdc_app.command("canary")
 def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
     """Commit the next canary at a source: `cdc verify` proves that none is missing. Example: cdc canary"""

@@ -252,7 +252,7 @@ class _Drain:
                     return
             else:
                 raise CaptureError(
-                    f"the server ended the stream of slot {self.slot}: start the capture again")
+                    f"the server ended the stream of slot {self.slot}{stream.reason()}: start the capture again")
 
     def _commit(self, commit: Commit, stream: Stream, advance: Advance) -> bool:
         """Take a transaction into the open batch; True when the drain is to stop behind it."""
@@ -339,6 +339,6 @@ class _Drain:
 
 
 def _closed_day(chunk: pa.Table, source: Source) -> dt.date | None:
-    days = [row["day"] for row in chunk.select(["source", "day", "_op"]).to_pylist()
+    days = [dt.date.fromisoformat(str(row["day"])) for row in chunk.select(["source", "day", "_op"]).to_pylist()
             if row["_op"] == "c" and row["source"] == source.name]
     return max(days) if days else None
