@@ -27,7 +27,7 @@ from stripe_platform.cdc import ddl
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter, clear_leftovers, table_name
 from stripe_platform.cdc.catalogue import Details, Registrar
-from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
+from stripe_platform.cdc.describe import describer, refuse_unnamed_rows, source_tells
 from stripe_platform.cdc.manifest import Epoch, Manifest, Position
 from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, Relation, commit_time, lsn_int, lsn_text
 from stripe_platform.cdc.slot import (
@@ -256,6 +256,9 @@ class Messages(Protocol):
     def settle(self, seq: int) -> dict[str, Any] | None:
         """Make durable what belongs to the batch beside its rows; what its manifest keeps of the stream."""
 
+    def reason(self) -> str:
+        """Why the stream ended, in brackets; empty where nothing is known."""
+
 
 class Drain:
     """State of one drain: the open batch, what is durable, where to stop. `describe`: what is known of a table."""
@@ -279,7 +282,8 @@ class Drain:
         self.decoder = Decoder(
             durable_lsn=self.to_lsn, before_lsn=before, source=source.name, epoch=epoch.name, watch=source.calendar,
             key_of=lambda relation: self.registrar.version_of(relation).key, typed_keys=source.declared,
-            ddl=(ddl.PREFIX, ddl.table_of))
+            ddl=(ddl.PREFIX, ddl.table_of),
+            told=ddl.remembered(lake, self.to_lsn) if describe is None and source_tells(settings, source) else None)
         self._begin_batch()
 
     def _begin_batch(self) -> None:
@@ -343,7 +347,7 @@ class Drain:
                     return
             else:
                 raise CaptureError(
-                    f"the server ended the stream of slot {self.slot}: start the capture again")
+                    f"the server ended the stream of slot {self.slot}{stream.reason()}: start the capture again")
 
     def _commit(self, commit: Commit, stream: Messages, advance: Advance) -> bool:
         """Take a transaction into the open batch; True when the drain is to stop behind it."""
@@ -402,6 +406,7 @@ class Drain:
             self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries,
             stream.settle(self.seq))
         self.decoder.unrepresentable = {}
+        self._remember()
         if not self.lake.put_if_absent(batch.path, batch.encode()):
             raise CaptureError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
         self.canaries = self.recorded = ()
@@ -434,14 +439,19 @@ class Drain:
         self._step(stream, seen)
         return True
 
+    def _remember(self) -> None:
+        ddl.remember(self.lake, self.decoder.told)
+        self.decoder.told = []
+
     def _step(self, stream: Messages, lsn: int) -> None:
         """Let the slot advance over log that no batch names, with the canaries that were in it."""
+        self._remember()
         Position(self.epoch.name, lsn, self.canaries).save(self.lake)
         self.durable_lsn, self.recorded = lsn, self.canaries
         stream.status(lsn, ask=True)
 
 
 def _closed_day(chunk: pa.Table, source: Source) -> dt.date | None:
-    days = [row["day"] for row in chunk.select(["source", "day", "_op"]).to_pylist()
+    days = [dt.date.fromisoformat(str(row["day"])) for row in chunk.select(["source", "day", "_op"]).to_pylist()
             if row["_op"] == "c" and row["source"] == source.name]
     return max(days) if days else None

@@ -175,6 +175,9 @@ class Stream:
                           " messages 'true')").format(
             sql.Identifier(slot), sql.SQL(lsn_text(start)), sql.Literal(publication))
         deadline = time.monotonic() + wait_seconds
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # Such a database holds any bytes; asked for UTF-8, the server ends the stream at the first that are none.
+            connection.execute("set client_encoding to sql_ascii")
         while True:
             try:
                 connection.execute(command)
@@ -190,6 +193,12 @@ class Stream:
 
     def settle(self, seq: int) -> None:
         """Nothing belongs to a batch beside its rows."""
+
+    def reason(self) -> str:
+        """The server's code for why it ended the stream; its text may show values."""
+        result = self._pgconn.get_result()
+        code = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) if result is not None else None
+        return f" (SQLSTATE {code.decode()})" if code else ""
 
     def wait(self, seconds: float) -> None:
         """Sleep until the server sends or the time is over."""
