@@ -109,7 +109,7 @@ def _own(value: Any, base: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(n, int | float) for n in value):
-        return f"[{','.join(_number(n) for n in value)}]"
+        return f"[{','.join(_number(n, 6) for n in value)}]"  # vectors hold reals
     raise ValueRefusedError(f"a {base} must be a JSON string")
 
 
@@ -130,18 +130,22 @@ def _real(value: Any, kind: str, _encoding: Encoding) -> str:
         return str(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueRefusedError(f"a {kind} must be a JSON number")
-    return _number(value)
+    return _number(value, 6 if kind == "real" else 15)
 
 
-def _number(value: float) -> str:
-    """Shortest text of a double, in the server's notation."""
-    text = repr(float(value))
-    if "e" not in text and abs(value) >= 1e15:
-        digits = text.removesuffix(".0").lstrip("-")
-        mantissa = digits.rstrip("0")
-        point = f".{mantissa[1:]}" if len(mantissa) > 1 else ""
-        return f"{'-' if value < 0 else ''}{mantissa[0]}{point}e+{len(digits) - 1}"
-    return text.removesuffix(".0")
+def _number(value: float, digits: int = 15) -> str:
+    """Shortest text of a number as the server has it; `digits`: from how many on it takes an exponent, 6 for real."""
+    shortest = repr(float(value)) if digits == 15 else str(np.float32(value))
+    sign, figures, exponent = Decimal(shortest).normalize().as_tuple()
+    first = len(figures) + int(exponent) - 1  # power of ten of the first figure
+    text = "".join(map(str, figures))
+    if figures == (0,):
+        plain = "0"
+    elif -4 <= first < digits:
+        plain = f"{Decimal((0, figures, int(exponent))):f}"
+    else:
+        plain = f"{text[0]}{'.' if text[1:] else ''}{text[1:]}e{'-' if first < 0 else '+'}{abs(first):02d}"
+    return f"{'-' if sign else ''}{plain}"
 
 
 def _numeric(value: Any, kind: str, encoding: Encoding) -> str:
