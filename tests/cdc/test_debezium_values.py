@@ -47,7 +47,8 @@ def test_a_value_comes_back_as_the_server_wrote_it(kind, text):
 
 
 @pytest.mark.parametrize(("kind", "text"), [
-    ("hstore", '"a"=>"1", "bb"=>NULL, "q\\""=>"\\\\"'), ("vector", "[1,-2.5,1.234567e+06,0,123456]"), ("mood", "ok"), ("int8", "7")])
+    ("hstore", '"a"=>"1", "bb"=>NULL, "q\\""=>"\\\\"'),
+    ("vector", "[1,-2.5,1.234567e+06,0,123456]"), ("mood", "ok"), ("int8", "7")])
 def test_a_value_of_the_databases_own_types_comes_back_too(kind, text):
     assert to_text(json.loads(json.dumps(to_json(text, kind, USER))), kind, USER, OURS) == text
 
