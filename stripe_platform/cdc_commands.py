@@ -12,7 +12,7 @@ from stripe_platform.tables import Json, emit
 if TYPE_CHECKING:
     from stripe_platform.cdc.intake import IntakeReport
 
-cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, replay, verify.")
+cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, follow, replay, verify.")
 
 
 SourceName = Annotated[str, typer.Option("--source", help="oltp, reference, or one of STRIPE_PLATFORM_SOURCES.")]
@@ -114,7 +114,7 @@ def cdc_replay(
 def cdc_publish(source: SourceName, as_json: Json = False) -> None:
     """Publish the tables that the file of sources names, and make the slot. Example: cdc publish --source shop"""
     from stripe_platform.cdc.slot import ensure_slot
-    from stripe_platform.cdc.sources import publish
+    from stripe_platform.cdc.sources import publish, tell
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
@@ -122,6 +122,8 @@ def cdc_publish(source: SourceName, as_json: Json = False) -> None:
     told = publish(load_settings(), found)
     names = [each.name for each in found.published]
     epoch = ensure_slot(load_settings(), source=found)
+    if told:
+        tell(load_settings(), found)
     facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
              "ddl_told": told}
     note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"
@@ -186,35 +188,106 @@ def cdc_rename(
     typer.echo(f"{table}: {old} {'and ' + new + ' are two columns' if not_renamed else 'became ' + new}")
 
 
-@cdc_app.command("verify")
-def cdc_verify(
-    source: Annotated[str | None, typer.Option(help="One of STRIPE_PLATFORM_SOURCES; default: the platform's two.")]
-    = None, as_json: Json = False,
-) -> None:
-    """Prove the change log whole: chain, hashes, ordinals, canaries, slot. Exit code 1 when it is not."""
+@cdc_app.command("apply")
+def cdc_apply(source: SourceName, as_json: Json = False) -> None:
+    """Bring what is captured of a source into raw. Exit code 1 when a table stopped. Example: cdc apply --source s"""
     from dataclasses import asdict
 
+    from resources.warehouse import connect_postgres
     from stripe_platform import progress
-    from stripe_platform.cdc.verify import verify
-    from stripe_platform.reference.database import REFERENCE
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+    from stripe_platform.warehouse.sources import apply_source
+
+    with progress.enabled(), connect_postgres(load_settings().need("warehouse_dsn")) as connection:
+        report = asdict(apply_source(connection, load_settings(), _configured(source)))
+    if as_json:
+        emit(report)
+    else:
+        show("Applied", [{"table": name, "rows": rows} for name, rows in report["rows"].items()],
+             note="\n".join(report["stopped"].values()) or None)
+    if report["stopped"]:
+        raise typer.Exit(1)
+
+
+@cdc_app.command("follow")
+def cdc_follow(
+    every: Annotated[float, typer.Option(min=0.02, help="Seconds a commit may wait for its batch.")] = 0.2,
+    seconds: Annotated[float | None, typer.Option(help="End after so long; default: when it is stopped.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Land what is committed at once and carry it to raw and the documents, until stopped. Example: cdc follow"""
+    import signal
+    import threading
+
+    from stripe_platform import streaming
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
-    if source is not None:
-        with progress.enabled():
-            facts = asdict(verify(load_settings(), source=_source(source)))
-        emit(facts) if as_json else show("Change log", [{"what": k, "value": str(v)} for k, v in facts.items()])
-        raise typer.Exit(1 if facts["problems"] else 0)
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    if seconds is not None:
+        timer = threading.Timer(seconds, stop.set)
+        timer.daemon = True
+        timer.start()
+    if not as_json:
+        typer.echo("following the log; Ctrl+C ends it when what was landed is carried")
+    report = streaming.follow(load_settings(), stop=stop, every=every).as_json()
+    emit(report) if as_json else show("Followed", [{"what": k, "value": str(v)} for k, v in report.items()])
+
+
+@cdc_app.command("verify")
+def cdc_verify(
+    source: Annotated[str | None, typer.Option(help="One of STRIPE_PLATFORM_SOURCES; default: the platform's two.")]
+    = None,
+    log_only: Annotated[bool, typer.Option("--log-only", help="The log's own records, without the source.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove the log whole (chain, hashes, ordinals, canaries, slot), and its fold equal to the source row by row.
+
+    Exit code 1 when it is not. Examples: stripe-platform cdc verify · stripe-platform cdc verify --log-only --json
+    """
+    from stripe_platform import progress
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.reference.database import REFERENCE
+    from stripe_platform.tables import show
+
+    sources = [_source(source)] if source else [OLTP, REFERENCE]
     with progress.enabled():
-        report, second = verify(load_settings()), verify(load_settings(), source=REFERENCE)
-    facts = asdict(report) | {"problems": [*report.problems, *(f"reference: {p}" for p in second.problems)]}
+        found = {each.name: _proof(each, log_only=log_only) for each in sources}
+    first = next(iter(found.values()))
+    problems = [problem if n == 0 else f"{name}: {problem}"
+                for n, (name, facts) in enumerate(found.items()) for problem in facts["problems"]]
     if as_json:
-        emit(facts | {"reference": asdict(second)})
+        emit(first | {"problems": problems} | {name: facts for name, facts in list(found.items())[1:]})
     else:
-        show("Change log", [{"what": k, "value": str(v), "reference": str(asdict(second)[k])}
-                            for k, v in facts.items() if k != "problems"], note="\n".join(facts["problems"]) or "whole")
-    if facts["problems"]:
+        shown = [{name: str(facts[what]) for name, facts in found.items()} | {"what": what}
+                 for what in first if what not in ("problems", "equality")]
+        show("Change log", [{"what": row.pop("what"), **row} for row in shown],
+             note="\n".join(problems) or "whole" + ("" if log_only else ", and equal to the source"))
+    if problems:
         raise typer.Exit(1)
+
+
+def _proof(source: Any, *, log_only: bool) -> dict[str, Any]:
+    """What the levels found of a source, as one object; `problems` empty where all hold."""
+    from dataclasses import asdict
+
+    from stripe_platform.cdc.reconcile import as_json, reconcile
+    from stripe_platform.cdc.slot import CaptureError
+    from stripe_platform.cdc.verify import verify
+    from stripe_platform.settings import load_settings
+
+    facts = asdict(verify(load_settings(), source=source))
+    if not log_only and not facts["problems"]:
+        try:
+            equality = as_json(reconcile(load_settings(), source=source))
+        except CaptureError as error:
+            return facts | {"problems": [str(error)]}
+        facts |= {"rows_compared": equality["rows"], "equal_at": equality["lsn"], "equality": equality,
+                  "problems": equality["problems"]}
+    return facts
 
 
 def bench_cdc(

@@ -44,9 +44,24 @@ def gather(data: bytes, starts: np.ndarray, lengths: np.ndarray, present: np.nda
     offsets[-1] = len(data)
     # An absent value has no length field: its start may lie behind the next value, which offsets must not.
     np.minimum.accumulate(offsets[::-1], out=offsets[::-1])
-    both = pa.StringArray.from_buffers(2 * rows, pa.py_buffer(offsets), pa.py_buffer(data))
+    both = pa.BinaryArray.from_buffers(pa.binary(), 2 * rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     picks = np.arange(0, 2 * rows, 2, dtype=np.int32)
-    return both.take(pa.array(picks, mask=None if present.all() else ~present))
+    return _text(both.take(pa.array(picks, mask=None if present.all() else ~present)))
+
+
+def _text(raw: pa.BinaryArray) -> pa.StringArray:
+    """Bytes as text; what is no UTF-8 (a database without an encoding may hold it) as PostgreSQL writes bytes."""
+    try:
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([_decoded(value) for value in raw.to_pylist()], pa.string())
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return "\\x" + value.hex()
 
 
 def is_own(name: str) -> bool:

@@ -79,6 +79,14 @@ def describe(connection: psycopg.Connection, relation: Relation) -> Details:
                    {n: rows[n][2] for n in same if rows[n][2] is not None})
 
 
+def source_tells(settings: Settings, source: Source) -> bool:
+    """Whether the source tells its DDL in the log."""
+    if source.declared:
+        return False
+    with closing(connect(settings, source)) as connection:
+        return ddl.active(connection, source.publication_name(settings))
+
+
 def refuse_unnamed_rows(settings: Settings, source: Source, lake: Lake) -> None:
     """Raise `CaptureError` for published tables whose rows nothing names, before any of their changes is read.
 

@@ -86,6 +86,10 @@ class EventStream:
         """Where the lake's batches end: repeats the commit that a crash may have kept back."""
         self._seq, self._next, self._settled = seq, dict(positions), positions or None
 
+    def reason(self) -> str:
+        """Events end where the input does."""
+        return ""
+
     def settle(self, seq: int) -> dict[str, Any]:
         """Quarantine what the batch refused, durably; where to read on once the batch is durable."""
         refused = self._write_quarantine(seq)

@@ -228,6 +228,14 @@ class Chain:
             digest = hashlib.sha256(data).hexdigest()
         return cls(tuple(manifests), _days_of(manifests))
 
+    def followed_by(self, batch: Manifest) -> Chain:
+        """The chain with one more batch at its end; `ChainError` when it does not follow."""
+        before = self.manifests[-1] if self.manifests else None
+        if batch.seq != len(self.manifests) + 1 or batch.previous != (before.digest if before else None):
+            raise ChainError(f"{batch.path} does not follow the batches known so far: load the chain again")
+        days = (*self.days, None)
+        return Chain((*self.manifests, batch), tuple(day or batch.closes for day in days) if batch.closes else days)
+
     @cached_property
     def closed(self) -> list[dt.date]:
         """Closed ledger days, ascending."""

@@ -100,19 +100,21 @@ class Decoder:
     `before_lsn`: so are those that committed at or after it; `passed` tells that one did.
     `key_of`: the columns that name a row of a relation, needed where the replica identity is FULL; none: whole rows.
     `typed_keys`: dates and times that name rows are typed as any other column, not kept as text. `ddl`: prefix of the
-    messages that tell DDL, and how to read the table's name out of one.
+    messages that tell DDL, and how to read the table's name out of one; `told`: by table what they said before.
     `watch`: qualified name of one table whose arrival the caller wants to know at once.
     """
 
     def __init__(self, *, durable_lsn: int = 0, before_lsn: int | None = None, source: str, epoch: str,
                  watch: str | None = None, key_of: Callable[[Relation], Sequence[str]] | None = None,
-                 typed_keys: bool = True, ddl: tuple[str, Callable[[bytes], str]] | None = None) -> None:
+                 typed_keys: bool = True, ddl: tuple[str, Callable[[bytes], str]] | None = None,
+                 told: Mapping[str, bytes] | None = None) -> None:
         self.durable_lsn, self.source, self.epoch = durable_lsn, source, epoch
         self._before, self.passed = before_lsn, False
         self._key_of, self._typed_keys = key_of or _identity, typed_keys
         self.buffered_bytes = 0
         self.unrepresentable: dict[str, int] = {}
-        self._ddl, self._told = ddl, dict[str, bytes]()
+        self._ddl, self._told = ddl, dict(told or {})
+        self.told: list[tuple[int, bytes]] = []  # by commits since the caller last emptied it
         self._types: dict[int, str] = {}  # those that the server did not bring along, by OID
         self._relations: dict[int, Relation] = {}
         self._open: dict[int, _Buffer] = {}
@@ -184,6 +186,7 @@ class Decoder:
             message = Message(data[start:end].decode(), data[end + 5:end + 5 + length])
             if self._ddl is not None and message.prefix == self._ddl[0]:
                 self._told[self._ddl[1](message.content)] = message.content
+                self.told.append((self._commits[-1][0], message.content))
             else:
                 self._messages.append(message)
 

@@ -25,6 +25,7 @@ import psycopg
 from psycopg import sql
 
 from stripe_platform.cdc import ddl
+from stripe_platform.cdc.slot import OPTIONS
 from stripe_platform.cdc.source import Source
 from stripe_platform.settings import MissingSettingError, Settings
 
@@ -133,7 +134,7 @@ def publish(settings: Settings, source: ConfiguredSource) -> bool:
 
     One transaction: a reader sees the old publication or the new one.
     """
-    with psycopg.connect(source.owner_conninfo(settings)) as connection, connection.transaction():
+    with psycopg.connect(source.owner_conninfo(settings), options=OPTIONS) as connection, connection.transaction():
         name = sql.Identifier(source.publication)
         listed = sql.SQL(", ").join(_entry(source, each) for each in source.published)
         known = connection.execute("select 1 from pg_publication where pubname = %s", [source.publication]).fetchone()
@@ -145,6 +146,12 @@ def publish(settings: Settings, source: ConfiguredSource) -> bool:
             connection.execute(sql.SQL("alter publication {} set table {}").format(name, listed))
             connection.execute(sql.SQL("alter publication {} set {}").format(name, options))
         return ddl.install(connection, source.publication)
+
+
+def tell(settings: Settings, source: ConfiguredSource) -> None:
+    """Say in the log how the published tables are now; after the slot is made, or nobody reads it."""
+    with psycopg.connect(source.owner_conninfo(settings), options=OPTIONS) as connection:
+        ddl.tell(connection, source.publication)
 
 
 def _entry(source: ConfiguredSource, each: Published) -> sql.Composed:

@@ -19,7 +19,7 @@ from stripe_platform.cdc.compact import compact
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.slot import OPTIONS
 from stripe_platform.cdc.snapshots import state_at
-from stripe_platform.cdc.sources import ConfiguredSource, Published, publish
+from stripe_platform.cdc.sources import ConfiguredSource, Published, publish, tell
 from stripe_platform.settings import Settings
 from stripe_platform.warehouse import raw
 
@@ -62,9 +62,11 @@ class Shop:
     def _publish(self) -> None:
         self.source = replace(self.source, published=tuple(self.published.values()))
         assert publish(self.settings, self.source)
-        if not self.told:
-            self.db.execute("drop event trigger stripe_platform_shop")
         ensure_slot(self.settings, self.lake, self.source)
+        if self.told:
+            tell(self.settings, self.source)
+        else:
+            self.db.execute("drop event trigger stripe_platform_shop")
 
     def table(self, name: str, columns: str, *, more: str = "") -> None:
         """A published table, captured from its first row on."""
@@ -125,12 +127,16 @@ class Shop:
         """Capture, fold, apply: log, state and raw must hold what the source holds, as text."""
         report = self.capture()
         for table in tables:
-            shown = names or self.names(table)
-            expected = self.source_rows(table, where, shown)
-            self.apply(table)
-            assert self.raw_rows(table, shown) == expected, table
-            assert self.state_rows(table, shown) == expected, table
+            self.judge(table, where=where, names=names)
         return report
+
+    def judge(self, table: str, *, where: str = "true", names: Sequence[str] | None = None) -> None:
+        """Fold and apply what is captured: state and raw must hold what the source holds, as text."""
+        shown = names or self.names(table)
+        expected = self.source_rows(table, where, shown)
+        self.apply(table)
+        assert self.raw_rows(table, shown) == expected, table
+        assert self.state_rows(table, shown) == expected, table
 
 
 def _as_text(connection: psycopg.Connection, table: str, names: Sequence[str], where: str) -> list[tuple]:

@@ -27,6 +27,7 @@ def shop(servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         patch.setenv("STRIPE_PLATFORM_FIRST_DAY", "2026-06-01")
         patch.setenv("SHOP_DSN", servers.url("STRIPE_PLATFORM_CDC_DSN", name))
         patch.setenv("SHOP_OWNER_DSN", servers.superuser("oltp", name))
+        patch.setenv("STRIPE_PLATFORM_WAREHOUSE_DSN", servers.superuser("warehouse", name))
         source = ConfiguredSource("shop", "public", "SHOP_DSN", f"slot_{name}", "shop", {}, folder="sources/shop",
                                   owner_dsn="SHOP_OWNER_DSN")
         with psycopg.connect(servers.superuser("oltp", name), autocommit=True, options="-c timezone=UTC") as db, \

@@ -271,6 +271,17 @@ def test_case_26_what_was_rolled_back_is_not_there_and_two_phases_come_at_their_
             shop.db.execute("update c26 set v = 'b'")
     shop.agree("c26")
     assert shop.operations("c26") == "cu"
+    for name, row in (("kept", 3), ("dropped", 4)):
+        shop.db.execute("begin")
+        shop.db.execute(f"insert into c26 values ({row}, 'prepared')")
+        shop.db.execute(f"prepare transaction '{name}'")
+    shop.db.execute("insert into c26 values (5, 'meanwhile')")
+    shop.agree("c26")
+    assert shop.operations("c26") == "cuc"
+    shop.db.execute("rollback prepared 'dropped'")
+    shop.db.execute("commit prepared 'kept'")
+    shop.agree("c26")
+    assert [row["id"] for row in shop.log("c26")] == [2, 2, 5, 3]
 
 
 def test_case_27_interleaved_long_and_short_transactions_arrive_in_commit_order(shop):

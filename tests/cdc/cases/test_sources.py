@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from any_source import DAY
 from typer.testing import CliRunner
 
 from stripe_platform.cdc.catalogue import tables
-from stripe_platform.cdc.compact import compact
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.sources import SourceError, find, load
 from stripe_platform.cli import app
 from stripe_platform.settings import MissingSettingError, load_settings
-from stripe_platform.warehouse import raw
 
 
 @pytest.fixture
@@ -66,11 +63,8 @@ def test_case_25_a_source_of_the_file_goes_from_its_tables_to_raw_with_filter_co
     assert run("verify", "--source", "bakery")["problems"] == []
     assert run("slot", "--source", "bakery")["wal_status"] == "reserved"
     lake = find(settings, "bakery").lake(settings)
-    chain = Chain.load(lake)
-    assert tables(chain) == ["loaves", "shelf.places"]
-    for table in tables(chain):
-        compact(lake, table, DAY, first_day=DAY)
-        raw.apply(shop.warehouse, lake, table, [DAY], first_day=DAY)
+    assert tables(Chain.load(lake)) == ["loaves", "shelf.places"]
+    assert run("apply", "--source", "bakery") == {"rows": {"loaves": 1, "shelf.places": 1}, "stopped": {}}
     loaves = shop.warehouse.execute("select id, region, grams::text from raw.bakery__loaves").fetchall()
     assert loaves == [(1, "eu", "500.50")]
     assert shop.warehouse.execute('select id, v from raw."bakery__shelf.places"').fetchall() == [(1, "a")]
@@ -79,6 +73,35 @@ def test_case_25_a_source_of_the_file_goes_from_its_tables_to_raw_with_filter_co
         " join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.n"
         " where i.indrelid = 'raw.bakery__loaves'::regclass and i.indisprimary order by k.position")]
     assert key == ["region", "id"]
+
+
+def test_a_table_that_stopped_holds_no_other_and_the_rename_is_declared_by_command(shop, configured):
+    configured(ENTRY.format(slot=f"h_{shop.source.slot}").replace("bakery", "hats"))
+    shop.db.execute("create schema hats; create schema if not exists shelf")
+    shop.db.execute("create table hats.loaves (id integer, region text, grams numeric, primary key (region, id))")
+    shop.db.execute("create table if not exists shelf.places (id integer primary key, v text)")
+    run("publish", "--source", "hats")
+    for name in ("hats", "bakery"):  # either tells what is published by both
+        shop.db.execute(f"drop event trigger if exists stripe_platform_{name}")
+    shop.db.execute("insert into shelf.places values (50, 'a')")
+    run("snapshot", "--source", "hats")
+    shop.db.execute("alter table shelf.places rename v to w")
+    shop.db.execute("insert into shelf.places values (51, 'b')")
+    shop.db.execute("alter table shelf.places rename w to x")
+    shop.db.execute("insert into shelf.places values (52, 'c')")
+    shop.db.execute("insert into hats.loaves values (1, 'eu', 2)")
+    run("capture", "--source", "hats")
+    stopped = CliRunner().invoke(app, ["cdc", "apply", "--source", "hats", "--json"])
+    assert stopped.exit_code == 1
+    report = json.loads(stopped.stdout.splitlines()[-1])
+    assert report["rows"] == {"loaves": 1}
+    assert "cdc rename --table places v w" in report["stopped"]["shelf.places"]
+    for names in (["v", "w"], ["w", "x"]):
+        told = CliRunner().invoke(app, ["cdc", "rename", "--source", "hats", "--table", "shelf.places", *names])
+        assert told.exit_code == 0, told.output
+    assert run("apply", "--source", "hats")["stopped"] == {}
+    rows = shop.warehouse.execute('select id, x from raw."hats__shelf.places" where id >= 50 order by id').fetchall()
+    assert rows == [(50, "a"), (51, "b"), (52, "c")]
 
 
 @pytest.mark.parametrize(("text", "sentence"), [

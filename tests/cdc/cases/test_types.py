@@ -86,7 +86,7 @@ def filled(shop):
 @pytest.mark.parametrize("case", KINDS)
 def test_case(shop, filled, case):
     """Values of one type, in source, folded state and raw, as text."""
-    shop.agree(filled[case])
+    shop.judge(filled[case])
 
 
 @pytest.mark.parametrize("case", KINDS)
