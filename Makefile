@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui bench test test-users test-ui test-faults test-volume lint lint-style lint-types lint-floors lint-sql lock clean
+.PHONY: help setup demo ui bench test test-users test-ui test-faults test-volume test-peers peers lint lint-style lint-types lint-floors lint-sql lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,7 +45,7 @@ lint-sql:
 	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
 
 test: lint  ## lint gates, every test, the pipeline as users run it
-	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui and not users" -n 2 --dist loadfile --durations 12
+	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui and not users and not peers" -n 2 --dist loadfile --durations 12
 
 test-users: $(READY)  ## what users do after the first demo: again, by dg, with a file of their own
 	$(VENV)/bin/python -m pytest -m users -n 2 --dist loadfile
@@ -59,12 +59,25 @@ test-faults: $(READY)  ## kills, disks, races
 test-volume: $(READY)  ## the long counts
 	$(VENV)/bin/python -m pytest -m volume
 
+PEERS := .platform/peers
+
+peers: $(PEERS)/.ready  ## the Debezium engine and a Kafka broker in .platform/peers, for bench and tests
+
+$(PEERS)/.ready: requirements/peers.txt | $(READY)
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $(PEERS)
+	$(VENV)/bin/uv pip sync --quiet --python $(PEERS) --require-hashes requirements/peers.txt
+	@touch $@
+
+test-peers: $(READY) $(PEERS)/.ready  ## the change log beside Debezium: one history, two readers, one state
+	$(VENV)/bin/python -m pytest -m peers
+
 bench: $(READY)  ## ours beside its peers, on this machine
 	$(RUN) bench oltp
 
 lock:  ## resolve requirements/lock.txt anew from pyproject.toml
 	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/uv.in -o requirements/uv.txt
 	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements/lock.txt
+	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/peers.in -o requirements/peers.txt
 
 clean:  ## stop the servers, remove .venv and the data folder
 	-$(VENV)/bin/python -c 'from stripe_platform.embedded import servers; from stripe_platform.settings import data_folder; servers.remove(data_folder())'

@@ -17,7 +17,7 @@ STATEMENT_MILLISECONDS, RECYCLE_SECONDS, MORE_CONNECTIONS = 600_000, 3_600, 20
 
 
 class EventLog(PostgresEventLogStorage):
-    """Announcements of a run in one statement per batch: Dagster writes such a batch row by row, 4 ms each."""
+    """Announcements of a run in one statement per batch: Dagster writes such a batch row by row."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)

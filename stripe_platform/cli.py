@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 
 from stripe_platform import __version__
+from stripe_platform.cdc_commands import bench_cdc, cdc_app
+from stripe_platform.tables import Json, emit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="A payments company's data platform. Start here: stripe-platform demo")
-cdc_app = typer.Typer(no_args_is_help=True, help="Change data capture: capture, verify.")
 app.add_typer(cdc_app, name="cdc")
 lineage_app = typer.Typer(no_args_is_help=True, help="Who feeds what: export the graph.")
 app.add_typer(lineage_app, name="lineage")
@@ -31,15 +32,10 @@ app.add_typer(serve_app, name="serve")
 key_app = typer.Typer(no_args_is_help=True, help="Keys of merchants' programs: create, list, revoke.")
 app.add_typer(key_app, name="api-key")
 bench_app = typer.Typer(no_args_is_help=True, help="Ours beside a named peer, in alternating rounds.")
+bench_app.command("cdc")(bench_cdc)
 app.add_typer(bench_app, name="bench")
 
 MAX_SHOWN = 20
-Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
-
-
-def emit(payload: object) -> None:
-    """The machine-readable last line of a command."""
-    typer.echo(json.dumps(payload, default=str, sort_keys=True))
 
 
 def day(text: str) -> dt.date:
@@ -411,171 +407,6 @@ def bench_oltp(
     else:
         show("Payments beside pgbench", report.rows())
         show("Bars", [{"bar": name, **bar} for name, bar in report.bars.items()])
-
-
-SourceName = Annotated[str, typer.Option("--source", help="oltp, reference, or one of STRIPE_PLATFORM_SOURCES.")]
-
-
-def _source(name: str) -> Any:
-    from stripe_platform.cdc.source import OLTP
-    from stripe_platform.cdc.sources import find
-    from stripe_platform.reference.database import REFERENCE
-    from stripe_platform.settings import load_settings
-
-    return find(load_settings(), name, {OLTP.name: OLTP, REFERENCE.name: REFERENCE})
-
-
-def _configured(name: str) -> Any:
-    from stripe_platform.cdc.sources import find
-    from stripe_platform.settings import load_settings
-
-    return find(load_settings(), name)
-
-
-@cdc_app.command("capture")
-def cdc_capture(source: SourceName = "oltp", as_json: Json = False) -> None:
-    """Drain a replication slot into durable, hash-chained batches. Example: stripe-platform cdc capture"""
-    from dataclasses import asdict
-
-    from stripe_platform import progress
-    from stripe_platform.cdc.capture import capture
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    with progress.enabled():
-        report = asdict(capture(load_settings(), source=_source(source)))
-    emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
-
-
-@cdc_app.command("publish")
-def cdc_publish(source: SourceName, as_json: Json = False) -> None:
-    """Publish the tables that the file of sources names, and make the slot. Example: cdc publish --source shop"""
-    from stripe_platform.cdc.slot import ensure_slot
-    from stripe_platform.cdc.sources import publish, tell
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    found = _configured(source)
-    told = publish(load_settings(), found)
-    names = [each.name for each in found.published]
-    epoch = ensure_slot(load_settings(), source=found)
-    if told:
-        tell(load_settings(), found)
-    facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
-             "ddl_told": told}
-    note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"
-    emit(facts) if as_json else show("Published", [{"table": name} for name in names], note=note)
-
-
-@cdc_app.command("snapshot")
-def cdc_snapshot(
-    source: SourceName, table: Annotated[list[str] | None, typer.Option(help="Only this table; may repeat.")] = None,
-    new_slot: Annotated[bool, typer.Option("--new-slot", help="The slot is lost: begin anew.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Take tables from a source, joined to its stream. Kill-safe, resumable. Example: cdc snapshot --source shop"""
-    from dataclasses import asdict
-
-    from stripe_platform import progress
-    from stripe_platform.cdc.backfill import backfill
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    with progress.enabled():
-        report = asdict(backfill(load_settings(), _configured(source), table, new_slot=new_slot))
-    emit(report) if as_json else show("Taken", [{"table": k, "rows": f"{v:,}"} for k, v in report["rows"].items()])
-
-
-@cdc_app.command("apply")
-def cdc_apply(source: SourceName, as_json: Json = False) -> None:
-    """Bring what is captured of a source into raw. Exit code 1 when a table stopped. Example: cdc apply --source s"""
-    from dataclasses import asdict
-
-    from resources.warehouse import connect_postgres
-    from stripe_platform import progress
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-    from stripe_platform.warehouse.sources import apply_source
-
-    with progress.enabled(), connect_postgres(load_settings().need("warehouse_dsn")) as connection:
-        report = asdict(apply_source(connection, load_settings(), _configured(source)))
-    if as_json:
-        emit(report)
-    else:
-        show("Applied", [{"table": name, "rows": rows} for name, rows in report["rows"].items()],
-             note="\n".join(report["stopped"].values()) or None)
-    if report["stopped"]:
-        raise typer.Exit(1)
-
-
-@cdc_app.command("canary")
-def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
-    """Commit the next canary at a source: `cdc verify` proves that none is missing. Example: cdc canary"""
-    from stripe_platform.cdc.canary import emit as commit_canary
-    from stripe_platform.settings import load_settings
-
-    number = commit_canary(load_settings(), _source(source))
-    emit({"source": source, "number": number}) if as_json else typer.echo(f"canary {number} of {source}")
-
-
-@cdc_app.command("slot")
-def cdc_slot(source: SourceName = "oltp", as_json: Json = False) -> None:
-    """A slot in figures: lag, log kept, status. Exit code 1 on an alarm. Example: stripe-platform cdc slot"""
-    from dataclasses import asdict
-
-    from stripe_platform.cdc.metrics import slot_metrics
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    found = slot_metrics(load_settings(), _source(source))
-    facts = asdict(found) | {"alarms": found.alarms}
-    emit(facts) if as_json else show("Slot", [{"what": k, "value": str(v)} for k, v in facts.items()])
-    if found.alarms:
-        raise typer.Exit(1)
-
-
-@cdc_app.command("rename")
-def cdc_rename(
-    source: SourceName, table: Annotated[str, typer.Option(help="The table that stopped.")],
-    old: str, new: str, not_renamed: Annotated[bool, typer.Option("--not-renamed", help="Two columns.")] = False,
-) -> None:
-    """Say whether a column was renamed where the log cannot tell. Example: cdc rename --source s --table t old new"""
-    from stripe_platform.cdc.evolution import declare
-    from stripe_platform.settings import load_settings
-
-    declare(_source(source).lake(load_settings()), table, old, new, renamed=not not_renamed)
-    typer.echo(f"{table}: {old} {'and ' + new + ' are two columns' if not_renamed else 'became ' + new}")
-
-
-@cdc_app.command("verify")
-def cdc_verify(
-    source: Annotated[str | None, typer.Option(help="One of STRIPE_PLATFORM_SOURCES; default: the platform's two.")]
-    = None, as_json: Json = False,
-) -> None:
-    """Prove the change log whole: chain, hashes, ordinals, canaries, slot. Exit code 1 when it is not."""
-    from dataclasses import asdict
-
-    from stripe_platform import progress
-    from stripe_platform.cdc.verify import verify
-    from stripe_platform.reference.database import REFERENCE
-    from stripe_platform.settings import load_settings
-    from stripe_platform.tables import show
-
-    if source is not None:
-        with progress.enabled():
-            facts = asdict(verify(load_settings(), source=_source(source)))
-        emit(facts) if as_json else show("Change log", [{"what": k, "value": str(v)} for k, v in facts.items()])
-        raise typer.Exit(1 if facts["problems"] else 0)
-    with progress.enabled():
-        report, second = verify(load_settings()), verify(load_settings(), source=REFERENCE)
-    facts = asdict(report) | {"problems": [*report.problems, *(f"reference: {p}" for p in second.problems)]}
-    if as_json:
-        emit(facts | {"reference": asdict(second)})
-    else:
-        show("Change log", [{"what": k, "value": str(v), "reference": str(asdict(second)[k])}
-                            for k, v in facts.items() if k != "problems"], note="\n".join(facts["problems"]) or "whole")
-    if facts["problems"]:
-        raise typer.Exit(1)
 
 
 @reference_app.command("sync")

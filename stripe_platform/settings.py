@@ -103,7 +103,7 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Settings as they are now: `up` and `demo` write `connections.env`, and whoever asks next gets what it says.
 
-    Parsing takes 15 ms and a demo asks two thousand times, so what did not change is not parsed again.
+    A demo asks thousands of times, so what did not change is not parsed again.
     """
     files = (data_folder() / "calendar.env", data_folder() / "connections.env", PROJECT_ROOT / ".env")
     standing = tuple((str(file), found.st_mtime_ns, found.st_size, found.st_ino)

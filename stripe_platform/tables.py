@@ -1,11 +1,21 @@
-"""The short table in which every command ends."""
+"""How every command ends: a short table, or one machine-readable object."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="One machine-readable object as the last line.")]
+
+
+def emit(payload: object) -> None:
+    """The machine-readable last line of a command."""
+    typer.echo(json.dumps(payload, default=str, sort_keys=True))
 
 
 def show(title: str, rows: Sequence[Mapping[str, object]], *, note: str | None = None) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
+
 from asset_checks.judge import ROWS, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cards import holds_card_number
-from stripe_platform.cdc.daily import change_files
+from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.documents.control import streamed
 from stripe_platform.documents.schemas import DATA, LOADS
 from stripe_platform.keys import key
 from stripe_platform.settings import load_settings
@@ -35,7 +40,7 @@ with newest as (
     group by all
 ),
 questioned as (
-    select distinct charge_id as id from read_parquet($disputes) where _op <> 'd'
+    select distinct charge_id as id from disputes where _op <> 'd'
 )
 select day, currency, case
         when q.id is not null then 'questioned'
@@ -47,6 +52,8 @@ select day, currency, case
 from newest n left join questioned q on n.id = q.id group by all
 """
 
+MOMENTS = 100  # tries to read between two writings of a stream, which takes some milliseconds
+
 Sums = dict[tuple[str, str, str], tuple[int, ...]]  # (day, currency, status) -> documents, amount, captured, refunded
 
 
@@ -54,9 +61,9 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     names = [day.isoformat() for day in days]
     with stores.mongo() as db:
         loaded = _loaded_days(db, "transactions")
-        standing, broken = _standing(db, names)
+        through, (standing, broken) = _at_one_moment(db, names)
         unguarded = _unguarded(db, "transactions")
-    expected = _expected(stores, loaded, names)
+    expected = _expected(stores, loaded, names, through)
     counts = {}
     for name in names:
         here, there = _of_day(standing, name), _of_day(expected, name)
@@ -125,15 +132,31 @@ def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str
     return sums, broken
 
 
-def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str]) -> Sums:
-    """What the log says, from the first judged day on and only of days that were loaded."""
+def _at_one_moment(db: Documents, names: Sequence[str]) -> tuple[int, tuple[Sums, dict[tuple[str, str], int]]]:
+    """The batch up to which documents are whole, and what stands then: read again when a stream wrote in between."""
+    for _ in range(MOMENTS):
+        before = streamed(db, "transactions")
+        found = _standing(db, names)
+        if before[0] == before[1] and streamed(db, "transactions") == before:
+            break
+        time.sleep(0.05)
+    return before[0], found
+
+
+def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], through: int) -> Sums:
+    """What the log says, from the first judged day on, of loaded days and of batches streamed up to `through`."""
     days = [dt.date.fromisoformat(day) for day in sorted(loaded) if day >= min(names)]
-    if not days:
+    lake, first_day = stores.lake(), load_settings().first_day
+    chain, since = Chain.load(lake), dt.date.fromisoformat(min(names))
+    charges, disputes = (list(dailies.files_through(lake, chain, table, days, through, since, first_day))
+                         for table in ("charges", "disputes"))
+    if not charges:
         return {}
     with stores.duck() as duck:
-        rows = duck.execute(_EXPECTED, {
-            "files": change_files(stores.lake(), "charges", days), "days": list(names),
-            "disputes": change_files(stores.lake(), "disputes", days)}).fetchall()
+        duck.register("no_disputes", dailies.schema_of("disputes").empty_table())  # a stream may have brought none yet
+        read = f"read_parquet([{', '.join(map(sql.quote, disputes))}])" if disputes else "no_disputes"
+        duck.execute(f"create temp view disputes as select charge_id, _op from {read}")  # noqa: S608 (quoted names)
+        rows = duck.execute(_EXPECTED, {"files": charges, "days": list(names)}).fetchall()
     return {(day, currency, status): tuple(sums) for day, currency, status, *sums in rows}
 
 

@@ -11,14 +11,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import OLTP_TABLES, UNDATED, key
+from stripe_platform.settings import load_settings
 from stripe_platform.warehouse.raw import columns_of
+from stripe_platform.warehouse.stream import streamed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,12 +137,16 @@ def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFram
             for name, condition in rules.items()),
         filled=sql.SQL(", ").join(sql.SQL("coalesce(t.{}, 0)").format(sql.Identifier(name)) for name in rules))
     with stores.warehouse() as connection:
+        if connection.info.transaction_status == TransactionStatus.IDLE:
+            # Rows and how far they came are of one moment.
+            connection.execute("set transaction isolation level repeatable read")
         connection.execute("set local datestyle = 'ISO, YMD'")
         connection.execute("set local timezone = 'UTC'")
         standing = connection.execute(query, {"days": list(days), "table": table}).fetchall()
         applied = [row[0] for row in connection.execute(
             "select day from raw._applied where table_name = %s order by day", [table])]
-    expected = _expected(stores, table, applied, min(days))
+        through = streamed(connection, OLTP.name).seq
+    expected = _expected(stores, table, applied, min(days), through)
     counts = {}
     for day, content, rows, days_applied, *broken in standing:
         keys, expected_content = expected.get(day, (0, "0"))
@@ -146,33 +155,40 @@ def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFram
     return frame(counts)
 
 
-def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.date) -> dict[str, tuple[int, str]]:
-    """By ledger day: keys whose newest change, among the days applied so far, is of that day, and their content."""
+def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.date,
+              through: int) -> dict[str, tuple[int, str]]:
+    """By ledger day: keys whose newest change is of that day, among the days applied so far and the batches streamed
+    up to `through`, and their content."""
     later = [day for day in applied if day >= first]
-    if not later:
+    lake, first_day = stores.lake(), load_settings().first_day
+    files = dailies.files_through(lake, Chain.load(lake), table, later, through, first, first_day)
+    if not files:
         return {}
     names = {
         "keys": ", ".join(sql.Identifier(column).as_string() for column in dailies.key_of(table)),
         "fence": "struct_pack(e := _epoch, l := _commit_lsn, o := _ord)",
         "content": _text(columns_of(table), duck=True), "key_text": _text(_keys(table), duck=True),
-        "separator": _SEPARATOR, "day": "regexp_extract(filename, '([0-9-]{10})[.]parquet$', 1)"}
+        "separator": _SEPARATOR, "day": "_day"}
+    import pyarrow as pa
+
     with stores.duck() as duck:
         duck.register("catalogue", dailies.schema_of(table).empty_table())  # columns younger than these files
-        files = ", ".join(sql.quote(file) for file in dailies.change_files(stores.lake(), table, later))
+        duck.register("file_days", pa.table({"filename": list(files), "_day": [str(day) for day in files.values()]}))
+        read = ", ".join(map(sql.quote, files))
         duck.execute(f"""create temp view changes as
-            select * from read_parquet([{files}], filename = true, union_by_name = true)
+            select * from read_parquet([{read}], filename = true, union_by_name = true) join file_days using (filename)
             union all by name select * from catalogue""")  # noqa: S608 (quoted names of files)
         duck.execute(_ODD.format(**names))
         duck.execute(_NEWEST.format(**names))
         if duck.execute("select count(*) from newest where _partial and not _gone").fetchall() != [(0,)]:
-            duck.register("folded", _folded(stores, table, applied))
+            duck.register("folded", _folded(stores, table, applied, through))
             same = " and ".join(f"f.{column} = newest.{column}" for column in names["keys"].split(", "))
             duck.execute(f"update newest set _content = f.content from (select {names['keys']}, {names['content']} as"  # noqa: S608
                          f" content from folded) f where _partial and not _gone and {same}")
         return {day: (keys, content) for day, keys, content in duck.execute(_SUMS.format(**names)).fetchall()}
 
 
-def _folded(stores: Stores, table: str, applied: Sequence[dt.date]) -> pa.Table:
+def _folded(stores: Stores, table: str, applied: Sequence[dt.date], through: int) -> pa.Table:
     """The newest change of each key with the values it left out, which may come from any earlier day."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -180,7 +196,9 @@ def _folded(stores: Stores, table: str, applied: Sequence[dt.date]) -> pa.Table:
     from stripe_platform.cdc import fold
     from stripe_platform.cdc.compact import sort_by_key
 
-    parts = [pq.read_table(file) for file in dailies.change_files(stores.lake(), table, applied)]
+    lake, first_day = stores.lake(), load_settings().first_day
+    files = dailies.files_through(lake, Chain.load(lake), table, applied, through, dt.date.min, first_day)
+    parts = [pq.read_table(file) for file in files]
     *_, newest = fold.segments(pa.concat_tables(parts, promote_options="default"))
     key_columns = dailies.key_of(table)
     return fold.collapse(sort_by_key(newest, key_columns), key_columns)

@@ -36,7 +36,10 @@ def compact(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
     if before and (before.sources, before.closed, before.through_seq) == state and lake.size(path) == before.size:
         return before
     if sources:
-        rows, data, ops = _merge(lake, table, sources, chain)
+        changes = gather(lake, table, sources, chain)
+        ops = {c["values"]: c["counts"] for c in sorted(
+            pc.value_counts(changes["_op"]).to_pylist(), key=lambda c: c["values"])}
+        rows, data = changes.num_rows, encode(changes)
     else:
         rows, data, ops = 0, _empty(catalogue.shape_of(lake, chain, table)), {}
     made = Daily(table, day, state[1], through, rows, ops, len(data), hashlib.sha256(data).hexdigest(), sources)
@@ -66,8 +69,8 @@ def read_batch_file(lake: Lake, source: dailies.Source) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
-def _merge(lake: Lake, table: str, sources: Sequence[dailies.Source],
-           chain: Chain) -> tuple[int, bytes, dict[str, int]]:
+def gather(lake: Lake, table: str, sources: Sequence[dailies.Source], chain: Chain) -> pa.Table:
+    """Changes of these batch files as a daily file has them, by key and commit order."""
     parts = [read_batch_file(lake, source) for source in sources]
     if catalogue.is_declared(chain, table):
         key: Sequence[str] = catalogue.declared(table).key
@@ -81,9 +84,7 @@ def _merge(lake: Lake, table: str, sources: Sequence[dailies.Source],
     changes = joined(parts)
     if len({source.seq for source in sources}) < len(sources):  # a batch with several files: in order only by stamp
         changes = changes.sort_by([(name, "ascending") for name in FENCE])
-    changes = sort_by_key(changes, key)
-    ops = {c["values"]: c["counts"] for c in pc.value_counts(changes["_op"]).to_pylist()}
-    return changes.num_rows, encode(changes), dict(sorted(ops.items()))
+    return sort_by_key(changes, key)
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:

@@ -51,7 +51,8 @@ class Manifest:
 
     `closes`: ledger day whose boundary row this batch ends with. `changes` counts every published change,
     `boundaries` of them rows of the calendar, which are no table's content. `canaries`: numbers that arrived since
-    the batch before, as (first, last).
+    the batch before, as (first, last). `stream`: where to read on and what was refused, where the changes came as
+    Debezium's events; None where they came from the server.
     """
 
     seq: int
@@ -73,6 +74,7 @@ class Manifest:
     files: tuple[BatchFile, ...] = ()
     unrepresentable: dict[str, int] = field(default_factory=dict)
     canaries: tuple[tuple[int, int], ...] = ()
+    stream: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
@@ -94,6 +96,8 @@ class Manifest:
                     "closes": self.closes and self.closes.isoformat()}
         if not self.canaries:
             del content["canaries"]
+        if self.stream is None:
+            del content["stream"]
         return canonical(content)
 
     @property
@@ -223,6 +227,14 @@ class Chain:
             manifests.append(manifest)
             digest = hashlib.sha256(data).hexdigest()
         return cls(tuple(manifests), _days_of(manifests))
+
+    def followed_by(self, batch: Manifest) -> Chain:
+        """The chain with one more batch at its end; `ChainError` when it does not follow."""
+        before = self.manifests[-1] if self.manifests else None
+        if batch.seq != len(self.manifests) + 1 or batch.previous != (before.digest if before else None):
+            raise ChainError(f"{batch.path} does not follow the batches known so far: load the chain again")
+        days = (*self.days, None)
+        return Chain((*self.manifests, batch), tuple(day or batch.closes for day in days) if batch.closes else days)
 
     @cached_property
     def closed(self) -> list[dt.date]:

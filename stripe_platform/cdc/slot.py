@@ -189,7 +189,10 @@ class Stream:
                     f"slot {slot} is being read by another process ({error.diag.message_primary}): stop it, or wait"
                 ) from None
             break
-        self._written = start
+        self._durable = start
+
+    def settle(self, seq: int) -> None:
+        """Nothing belongs to a batch beside its rows."""
 
     def reason(self) -> str:
         """The server's code for why it ended the stream; its text may show values."""
@@ -204,9 +207,9 @@ class Stream:
 
     def status(self, durable_lsn: int, *, ask: bool = False) -> None:
         """Acknowledge what is durable; with `ask` the server answers at once with how far it has read."""
-        self._written = max(self._written, durable_lsn)
+        self._durable = max(self._durable, durable_lsn)
         now = int(time.time() * 1e6) - 946_684_800_000_000
-        message = _STATUS.pack(b"r", self._written, self._written, self._written, now, int(ask))
+        message = _STATUS.pack(b"r", self._durable, self._durable, self._durable, now, int(ask))
         self._pgconn.put_copy_data(message)
         self._pgconn.flush()
 

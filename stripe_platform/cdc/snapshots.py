@@ -26,7 +26,7 @@ from stripe_platform.cdc import catalogue, columns, fold
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.catalogue import Lineage
 from stripe_platform.cdc.columns import FENCE
-from stripe_platform.cdc.compact import encode, joined, sort_by_key
+from stripe_platform.cdc.compact import encode, gather, joined, sort_by_key
 from stripe_platform.cdc.evolution import Path, multiset
 from stripe_platform.cdc.manifest import Chain, ChainError, canonical
 from stripe_platform.settings import load_settings
@@ -124,6 +124,14 @@ def state_at(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None
     return _Folder(lake, chain, table, first_day, allow_resnapshot=False).state_of(day)
 
 
+def state_before(lake: Lake, table: str, lsn: int, *, chain: Chain, first_day: dt.date) -> pa.Table:
+    """A table's rows as the newest epoch's commits before a log position left them, the open day's among them.
+
+    Folded from the nearest snapshot and the batches since: days need not be compacted.
+    """
+    return _Folder(lake, chain, table, first_day, allow_resnapshot=False).state_before(lsn)
+
+
 class _Folder:
     """One table's state, moved forward day by day; rows are kept sorted by key."""
 
@@ -174,6 +182,26 @@ class _Folder:
             self._take(changed)
         self._fold()
         self.day = day
+        assert self.rows is not None  # noqa: S101 - _start set it
+        return self.rows
+
+    def state_before(self, lsn: int) -> pa.Table:
+        """Rows before a position of the newest epoch, straight from the batches behind the snapshot begun at."""
+        epoch = self.chain.manifests[-1].epoch if self.chain.manifests else ""
+        durable = [m for m in self.chain.manifests if m.epoch != epoch or m.to_lsn <= lsn]
+        self._start(max((m.closes for m in durable if m.closes), default=dt.date.min))
+        for manifest, day in zip(self.chain.manifests, self.chain.days, strict=True):
+            if (self.day is not None and day is not None and day <= self.day) or (
+                    manifest.epoch == epoch and manifest.from_lsn >= lsn):
+                continue
+            files = tuple(dailies.Source(manifest.seq, f.path, f.sha256) for f in manifest.files_of(self.table))
+            if files:
+                changes = gather(self.lake, self.table, files, self.chain)
+                beyond = manifest.epoch == epoch and manifest.to_lsn > lsn
+                self.waiting.append(changes.filter(pc.less(changes["_commit_lsn"], lsn)) if beyond else changes)
+            if sum(t.num_rows for t in self.waiting) >= FOLD_ROWS:
+                self._fold()
+        self._fold()
         assert self.rows is not None  # noqa: S101 - _start set it
         return self.rows
 

@@ -20,7 +20,8 @@ class Source:
 
     `tables`: primary keys by table of `schema`. `calendar`: the table whose rows cut the log into ledger days; a
     source without one has batches, not days. `folder`: its part of the lake, the root where empty. `declared`: its
-    tables are this release's own, so that nobody asks the source's catalogue about them.
+    tables are this release's own, so that nobody asks the source's catalogue about them. `reader`: the setting of a
+    role that may read them, for proofs of equality; the capture's own where empty.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Source:
     calendar: str | None = None
     folder: str = ""
     declared: bool = True
+    reader: str | None = None
 
     def slot_name(self, settings: Settings) -> str:
         return str(getattr(settings, self.slot))
@@ -42,6 +44,10 @@ class Source:
     def conninfo(self, settings: Settings) -> str:
         """Connection URL of the capture's role; raises `MissingSettingError` with the remedy."""
         return settings.need(self.dsn)
+
+    def reader_conninfo(self, settings: Settings) -> str:
+        """Connection URL of a role that may read the captured tables of the same server."""
+        return settings.need(self.reader) if self.reader else self.conninfo(settings)
 
     def configured(self, settings: Settings) -> bool:
         """Whether this deployment knows where the source is."""
@@ -55,5 +61,5 @@ class Source:
 
 OLTP = Source(
     "oltp", "oltp", "cdc_dsn", "cdc_slot", "cdc_publication", {t.name: t.key for t in keys.OLTP_TABLES},
-    calendar="ops.day_ledger",
+    calendar="ops.day_ledger", reader="oltp_dsn",
 )

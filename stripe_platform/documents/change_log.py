@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,13 @@ from stripe_platform.documents.writing import Document
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from resources.lake import Lake
 
 ROWS_PER_FETCH = 5_000
+FRESH = dt.date.max
+LOOKED_UP = {"customers": "id, token", "accounts": "id, token", "terminals": "id, country, latitude, longitude"}
 LatePart = tuple[str, str, Document, str, str | None]  # part, charge, sub-document, fence, status or None
 
 
@@ -143,17 +146,35 @@ def opened(lake: Lake, days: Sequence[dt.date]) -> Iterator[ChangeLog]:
             _view(connection, table, change_files(lake, table, days))
         _view(connection, "disputes", [*_earlier(lake, "disputes", first), *change_files(lake, "disputes", days)],
               filename=True)
-        for table, columns in (("customers", "id, token"), ("accounts", "id, token"),
-                               ("terminals", "id, country, latitude, longitude")):
+        for table, columns in LOOKED_UP.items():
             file = _newest_state(lake, table, last)
             connection.execute(f"create temp table {table} as select {columns} from read_parquet($file)",  # noqa: S608
                                {"file": file})
-        connection.execute(_CHARGES)
-        for reason, query in _REFUSALS.items():
-            ((count,),) = connection.execute(query).fetchall()
-            if count:
-                raise ChangeLogError(f"{count} rows of ledger days {first}..{last}: {reason}")
-        yield ChangeLog(connection, first)
+        yield _prepared(connection, first, f"ledger days {first}..{last}")
+
+
+@contextmanager
+def opened_rows(changes: Mapping[str, pa.Table], looked_up: Mapping[str, pa.Table]) -> Iterator[ChangeLog]:
+    """The log of a few batches. `changes`: of charges and charge_outcomes, and all disputes of their charges with
+    `_ledger_day` = `FRESH` where they changed now. `looked_up`: rows of `LOOKED_UP` that the charges name.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        for table, rows in {**changes, **looked_up}.items():
+            connection.register(f"given_{table}", rows)
+            connection.execute(f"create temp table {table} as select * from given_{table}")  # noqa: S608
+        yield _prepared(connection, FRESH, "the newest batches")
+
+
+def _prepared(connection: duckdb.DuckDBPyConnection, first: dt.date, what: str) -> ChangeLog:
+    connection.execute(_CHARGES)
+    for reason, query in _REFUSALS.items():
+        ((count,),) = connection.execute(query).fetchall()
+        if count:
+            raise ChangeLogError(f"{count} rows of {what}: {reason}")
+    return ChangeLog(connection, first)
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, files: list[str], *, filename: bool = False) -> None:

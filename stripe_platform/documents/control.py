@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64
 
-from stripe_platform.documents.schemas import LOADS
+from stripe_platform.documents.schemas import LOADS, STREAMS
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -50,6 +50,19 @@ def record(
             "quarantined": Int64((rows or {}).get(day, (0, 0))[1]), "loaded_at": now,
         }, upsert=True)
         for day, digest in digests.items()])
+
+
+def streamed(db: Documents, collection: str) -> tuple[int, int]:
+    """(last batch that is whole in a collection, last one that may be there in part); zeros where none was streamed."""
+    row = db[STREAMS].find_one({"_id": collection})
+    return (int(row["done"]), int(row["applying"])) if row else (0, 0)
+
+
+def streaming(db: Documents, collection: str, done: int, applying: int) -> None:
+    """Say before batches are written which, and after them that they are there."""
+    db[STREAMS].replace_one({"_id": collection}, {
+        "_id": collection, "done": Int64(done), "applying": Int64(applying), "at": dt.datetime.now(dt.UTC),
+    }, upsert=True)
 
 
 def count_by_day(db: Documents, collection: str, days: Sequence[dt.date]) -> dict[str, int]:

@@ -12,8 +12,8 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-LOADS, QUARANTINE = "ops_loads", "ops_quarantine"
-CONTROL_COLLECTIONS = (LOADS, QUARANTINE)  # not data: what was loaded, and what was refused
+LOADS, QUARANTINE, STREAMS = "ops_loads", "ops_quarantine", "ops_streams"
+CONTROL_COLLECTIONS = (LOADS, QUARANTINE, STREAMS)  # not data: what was loaded, what was refused, how far batches came
 
 STATUSES = ("disputed", "failed", "fraudulent", "pending", "refunded", "succeeded")
 SESSION_RETENTION_DAYS = 90
@@ -216,4 +216,10 @@ _QUARANTINE = Collection(
 )
 
 DATA = {c.name: c for c in (TRANSACTIONS, SESSIONS, CUSTOMER_FEEDBACK)}
-EVERY = (*DATA.values(), _LOADS, _QUARANTINE)
+_STREAMS = Collection(
+    STREAMS, "Up to which batch of the change log a collection is: `applying` differs from `done` in the middle of it",
+    {"_id": _text(40), "done": {"bsonType": ["int", "long"]}, "applying": {"bsonType": ["int", "long"]}, "at": _DATE},
+    ("_id", "done", "applying", "at"), (),
+)
+
+EVERY = (*DATA.values(), _LOADS, _QUARANTINE, _STREAMS)

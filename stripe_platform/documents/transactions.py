@@ -52,6 +52,20 @@ def load(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> LoadRep
     return report
 
 
+def take(db: Database[Document], log: change_log.ChangeLog) -> LoadReport:
+    """Bring a log's charges, outcomes and disputes into `transactions`; what is there already stays as it is."""
+    report = LoadReport()
+    _apply_charges(db, log, report)
+    _apply_late_parts(db, log, report)
+    return report
+
+
+def standing_days(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> set[dt.date]:
+    """Days of these whose compacted changes are loaded as they are now."""
+    compacted = [day for day in days if all(dailies.read(lake, table, day) for table in SOURCES)]
+    return loaded(db, NAME, {day: _digest(lake, day) for day in compacted})
+
+
 def _digest(lake: Lake, day: dt.date) -> str:
     """Identity of the day's changes; `NotContiguousError` names the table that was not compacted."""
     content = hashlib.sha256()

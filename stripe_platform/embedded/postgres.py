@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # Both: times in UTC; logs name the rule that a row broke, never its values (DETAIL lines hold them).
 COMMON = {
     "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "password_encryption": "scram-sha-256",
-    "timezone": "UTC", "log_timezone": "UTC", "max_connections": "200", "jit": "off",
+    "timezone": "UTC", "log_timezone": "UTC", "max_connections": "260", "jit": "off",
     "logging_collector": "off", "log_line_prefix": "%m [%p] %u@%d ", "log_error_verbosity": "terse",
     "log_parameter_max_length_on_error": "0", "log_parameter_max_length": "0", "log_min_error_statement": "panic",
     "log_statement": "none", "log_min_duration_statement": "-1", "log_checkpoints": "off",

@@ -63,15 +63,6 @@ def book(conn: psycopg.Connection, balance_transaction_ids: Sequence[str]) -> in
     return int(_one(conn, "select ledger.book(%s)", [list(balance_transaction_ids)]))
 
 
-def book_day(conn: psycopg.Connection, day: dt.date) -> int:
-    """Book the balance transactions whose id carries this UTC day in summary; how many were booked now.
-
-    One entry per merchant, currency and reporting category, effective at the day's last microsecond. For bulk loads:
-    call it in the day's own transaction, after the rows and before `close_day`.
-    """
-    return int(_one(conn, "select ledger.book_day(%s)", [day]))
-
-
 def book_event(
     conn: psycopg.Connection, *, category: str, source_id: str, account_id: str | None, currency: str, amount: int,
     at: dt.datetime | None = None,

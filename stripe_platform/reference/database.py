@@ -23,7 +23,7 @@ APP = "reference_app"
 # No calendar of its own: its changes get their ledger day in the OLTP, where their copies are committed.
 REFERENCE = Source(
     "reference", SCHEMA, "reference_cdc_dsn", "reference_slot", "reference_publication",
-    {t.name: t.key for t in REFERENCE_TABLES}, folder="reference",
+    {t.name: t.key for t in REFERENCE_TABLES}, folder="reference", reader="reference_dsn",
 )
 
 

@@ -22,7 +22,7 @@ from resources.lake import Lake
 from stripe_platform import progress
 from stripe_platform.cdc import catalogue, fold
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc.columns import EXACT, FENCE, text
+from stripe_platform.cdc.columns import EXACT, FENCE, is_own, text
 from stripe_platform.cdc.compact import joined, sort_by_key
 from stripe_platform.cdc.daily import Daily, NotContiguousError
 from stripe_platform.cdc.manifest import Chain
@@ -33,6 +33,7 @@ from stripe_platform.warehouse.raw_tables import Target
 
 CHUNK_ROWS = 400_000
 COPY_BATCH = 16_384  # rows per CSV block
+FEW = 2_000  # rows that travel in a statement: staging them would write the server's catalogue each time
 ANALYZE_FROM = 5_000  # rows; the planner's first statistics decide how marts join
 _APPLIED = """
 create table if not exists raw._applied (
@@ -73,7 +74,7 @@ _Part = tuple[Target, pa.Table | fold.Truncation, bool]
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """One table's way into raw. `follower`: of a table that only the change log describes."""
 
     lake: Lake
@@ -96,6 +97,13 @@ class _Run:
                 yield target, part, doomed
 
 
+def run_of(lake: Lake, chain: Chain, table: str) -> Run:
+    """A table's way into raw, as this chain describes it."""
+    known = catalogue.is_declared(chain, table)
+    return Run(lake, table, raw_tables.name_of(chain, table),
+               None if known else raw_tables.Follower(lake, chain, table))
+
+
 def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.date], *, chain: Chain | None = None,
           first_day: dt.date | None = None, reapply: bool = False) -> ApplyReport:
     """Bring ledger days of one table into `raw`; days that stand already are left alone.
@@ -107,14 +115,12 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
     begun = time.monotonic()
     chain = chain or Chain.load(lake)
     first_day = first_day or load_settings().first_day
-    known = catalogue.is_declared(chain, table)
-    run = _Run(lake, table, raw_tables.name_of(chain, table),
-               None if known else raw_tables.Follower(lake, chain, table))
+    run = run_of(lake, chain, table)
     wanted = [dailies.current(lake, chain, table, day, first_day) for day in sorted(days)]
     report = ApplyReport(table, rows={d.day: d.rows for d in wanted},
                          through_seq={d.day: d.through_seq for d in wanted})
     with conn.transaction():  # one of its own, so that each chunk below commits by itself
-        _create(conn, run)
+        create(conn, run)
         standing = _applied(conn, run.name)
     if wanted:
         _refuse_gaps(standing, chain, table, wanted[0].day, first_day)
@@ -148,7 +154,7 @@ def count(conn: psycopg.Connection, table: str) -> int:
     return int(row[0])
 
 
-def _create(conn: psycopg.Connection, run: _Run) -> None:
+def create(conn: psycopg.Connection, run: Run) -> None:
     """What `raw` needs before its first rows; a declared table that stands gets the columns of later migrations."""
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     standing = {row[0] for row in conn.execute(
@@ -207,22 +213,28 @@ def _count_followed(conn: psycopg.Connection, follower: raw_tables.Follower) -> 
     return int(row[0])
 
 
-def _apply_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily]) -> int:
+def _apply_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily]) -> int:
+    changes = _changes(run, chunk)
+    applied = take(conn, run, changes)
+    _record(conn, run.name, chunk)
+    return applied
+
+
+def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None) -> int:
+    """Apply changes of a table, which carry their ledger day, in the caller's transaction; keys written."""
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     applied = 0
-    changes = _changes(run, chunk)
-    for target, part, doomed in run.parts(conn, changes) if changes is not None else ():
+    for target, part, doomed in run.parts(conn, without_ciphertext(changes)) if changes is not None else ():
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
         elif part.num_rows and target.key:
             applied += _merge(conn, target, _collapsed(target, part), doomed=doomed)
         elif part.num_rows:
             applied += _log(conn, target, part)
-    _record(conn, run.name, chunk)
     return applied
 
 
-def _mend_chunk(conn: psycopg.Connection, run: _Run, chunk: Sequence[Daily], standing: Iterable[dt.date]) -> int:
+def _mend_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily], standing: Iterable[dt.date]) -> int:
     """Apply days anew over rows that may be spoilt: they lose against their own identity, and lend no value."""
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     days = [d.day for d in chunk]
@@ -266,17 +278,17 @@ def _collapsed(target: Target, changes: pa.Table) -> pa.Table:
     return fold.collapse(sort_by_key(changes, target.key), target.key)
 
 
-def _changes(run: _Run, days: Sequence[Daily]) -> pa.Table | None:
+def _changes(run: Run, days: Sequence[Daily]) -> pa.Table | None:
     """Changes of these days with their ledger day, without ciphertext; None where there are none."""
     parts = []
     for day in days:
         if day.rows:
-            read = _without_ciphertext(dailies.read_changes(run.lake, day))
+            read = without_ciphertext(dailies.read_changes(run.lake, day))
             parts.append(read.append_column("_ledger_day", pa.repeat(pa.scalar(day.day), read.num_rows)))
     return joined(parts) if parts else None
 
 
-def _without_ciphertext(rows: pa.Table) -> pa.Table:
+def without_ciphertext(rows: pa.Table) -> pa.Table:
     hidden = [n for n in rows.column_names if n.removesuffix(EXACT).endswith(catalogue.CIPHERTEXT)]
     if not hidden:
         return rows
@@ -325,8 +337,15 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
     `mend`: a state overwrites the row of its own identity too. `doomed`: a truncation takes these rows at once.
     """
     key, target, applied = table.key, table.identifier, newest.num_rows
+    gone = _deleted_unseen(newest, key)
+    if pc.any(gone).as_py():
+        _retire(conn, table, newest.filter(gone), mend=mend)
+        newest = newest.filter(pc.invert(gone))
     rows = _with_fence(newest, table.names)
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
+    if _are_few(table, rows) and not pc.any(pending).as_py():
+        _upsert(conn, *_given(table, rows), target, key, rows.column_names, mend=mend)
+        return applied
     fresh = None
     first = conn.execute(sql.SQL("select 1 from {} limit 1").format(target)).fetchone() is None
     if not pc.any(pending).as_py():
@@ -335,16 +354,72 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         _copy(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
-        stage = sql.Identifier("raw", f"_stage_{table.name}")
+        stage = _new_stage(conn, table)
         origins = [f"_from_{name}" for name in key]
-        conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, target))
-        conn.execute(sql.SQL("truncate {}").format(stage))
         _copy(conn, stage, rows)
         if pc.any(pending).as_py():
             _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending), doomed=doomed)
-        _upsert(conn, stage, target, key, rows.column_names, mend=mend)
+        _upsert(conn, stage, {}, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
+
+
+_KINDS = {"_source": "text", "_epoch": "text", "_commit_lsn": "bigint", "_ord": "bigint", "_deleted": "boolean",
+          "_ledger_day": "date"}  # fmt: skip
+
+
+def _are_few(table: Target, rows: pa.Table) -> bool:
+    """Whether rows travel in the statement; where names hold a percent sign they cannot, it marks a parameter."""
+    return rows.num_rows <= FEW and not any("%" in name for name in (table.name, *rows.column_names))
+
+
+def _given(table: Target, rows: pa.Table) -> tuple[sql.Composed, dict[str, list[str | None]]]:
+    """Rows as a relation of the statement itself, with the parameters it needs: one list of texts per column."""
+    names = rows.column_names
+    casts = [sql.SQL("{}::{} as {}").format(sql.Identifier(f"c{n}"), sql.SQL(_KINDS.get(name) or table.kind(name)),
+                                            sql.Identifier(name)) for n, name in enumerate(names)]
+    relation = sql.SQL("(select {} from unnest({}) as u ({}))").format(
+        sql.SQL(", ").join(casts),
+        sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Placeholder(f"c{n}")) for n in range(len(names))),
+        sql.SQL(", ").join(sql.Identifier(f"c{n}") for n in range(len(names))))
+    return relation, {f"c{n}": text(rows[name].combine_chunks()).to_pylist() for n, name in enumerate(names)}
+
+
+def _deleted_unseen(newest: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
+    """Which keys were deleted without any other change in the chunk: all their values stand in the table already."""
+    left = pc.list_value_length(newest[fold.PENDING])
+    values = sum(is_own(name) and name not in key for name in newest.column_names)
+    whole = pc.and_(pc.equal(newest["_op"], "d"), pc.equal(left, values))
+    return pc.and_(whole, pc.equal(fold.key_text(newest, key), fold.key_text(newest, [f"_from_{k}" for k in key])))
+
+
+def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend: bool) -> None:
+    """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
+    rows, target = _with_fence(deleted, list(table.key)), table.identifier
+    few = _are_few(table, rows)
+    stage, values = _given(table, rows) if few else (_new_stage(conn, table), {})
+    if not few:
+        _copy(conn, stage, rows)
+    fence = [name for name in rows.column_names if name not in table.key]
+    same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in table.key)
+    conn.execute(sql.SQL(
+        "update {} t set {} from {} s where {} and (s._epoch, s._commit_lsn, s._ord) {}"
+        " (t._epoch, t._commit_lsn, t._ord)").format(
+        target, sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(n)) for n in fence), stage, same,
+        sql.SQL(">=" if mend else ">")), values or None)
+    every = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+    conn.execute(sql.SQL("insert into {} ({}) select {} from {} s where not exists (select from {} t where {})").format(
+        target, every, every, stage, target, same), values or None)
+    if not few:
+        conn.execute(sql.SQL("drop table {}").format(stage))
+
+
+def _new_stage(conn: psycopg.Connection, table: Target) -> sql.Identifier:
+    """An empty unlogged table with the target's columns: what is staged is staged again after a crash."""
+    stage = sql.Identifier("raw", f"_stage_{table.name}")
+    conn.execute(sql.SQL("create unlogged table if not exists {} (like {})").format(stage, table.identifier))
+    conn.execute(sql.SQL("truncate {}").format(stage))
+    return stage
 
 
 def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
@@ -430,12 +505,12 @@ def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target
             " no earlier state of its row is known: load the table's state from before the slot was made")
 
 
-def _upsert(conn: psycopg.Connection, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
-            names: Sequence[str], *, mend: bool) -> None:
+def _upsert(conn: psycopg.Connection, stage: sql.Composable, values: dict[str, list[str | None]],
+            target: sql.Identifier, key: Sequence[str], names: Sequence[str], *, mend: bool) -> None:
     every = sql.SQL(", ").join(map(sql.Identifier, names))
     assign = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names if n not in key)
     conn.execute(sql.SQL(
-        "insert into {} as t ({}) select {} from {} on conflict ({}) do update set {}"
+        "insert into {} as t ({}) select {} from {} s on conflict ({}) do update set {}"
         " where (excluded._epoch, excluded._commit_lsn, excluded._ord) {} (t._epoch, t._commit_lsn, t._ord)").format(
         target, every, every, stage, sql.SQL(", ").join(map(sql.Identifier, key)), assign,
-        sql.SQL(">=" if mend else ">")))
+        sql.SQL(">=" if mend else ">")), values or None)

@@ -156,6 +156,8 @@ def _confirmed(connection: psycopg.Connection, slot: str) -> int:
 
 
 def test_a_second_writer_is_refused_in_one_sentence(source):
+    with owner(source) as connection:
+        reference(connection)
     folder = source.home / "locks"
     folder.mkdir(exist_ok=True)
     with (folder / f"cdc-{source.cdc_slot}.lock").open("a") as other:

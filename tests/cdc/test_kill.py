@@ -6,12 +6,11 @@ import datetime as dt
 import os
 import random
 import signal
-import time
-import traceback
 
 import pyarrow as pa
 import pytest
 from cdc_source import FIRST, account_id, accounts, close, owner, raw_state, reference, source_state
+from killing import die, in_child
 
 from resources.warehouse import connect_postgres
 from stripe_platform.cdc import capture as capturing
@@ -31,29 +30,6 @@ def captured_accounts(store) -> list[str]:
     parts = [read_batch_file(store, Source(m.seq, f.path, f.sha256))
              for m in Chain.load(store).manifests for f in m.files_of("accounts")]
     return pa.concat_tables(parts)["id"].to_pylist() if parts else []
-
-
-def in_child(work, kill_after: float | None) -> int:
-    """Run `work` in a forked process, kill -9 it after some seconds; its wait status."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            os._exit(code)
-    until = time.monotonic() + (3600 if kill_after is None else kill_after)
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
 
 
 def test_a_capture_killed_at_random_instants_loses_and_doubles_nothing(source, store, monkeypatch):
@@ -93,16 +69,12 @@ def test_a_capture_killed_at_each_durable_step_goes_on_where_it_stood(source, st
                                     if ask else die())
             capture(source)
 
-        assert os.WTERMSIG(in_child(work, None)) == signal.SIGKILL
+        assert os.WTERMSIG(in_child(work)) == signal.SIGKILL
         accounts(connection, 50, 50)
     report = capture(source)
     assert report.rows == {"accounts": 50 if point == "before the acknowledgement" else 100}
     assert captured_accounts(store) == [account_id(n) for n in range(100)]
     assert verify(source, lake=store).problems == []
-
-
-def die(*_args, **_more):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 DAYS = [FIRST + dt.timedelta(days=n) for n in range(4)]
@@ -132,7 +104,7 @@ def test_a_compaction_killed_within_a_day_ends_in_the_same_bytes(four_days, stor
                             if path == torn("accounts", DAYS[2]) else put(self, path, data, **more))
         compact_range(store, ["accounts"], DAYS)
 
-    assert os.WTERMSIG(in_child(work, None)) == signal.SIGKILL
+    assert os.WTERMSIG(in_child(work)) == signal.SIGKILL
     made = compact_range(store, ["accounts"], DAYS)["accounts"]
     for path in store.list("cdc/daily"):
         store.delete(path)
@@ -164,7 +136,7 @@ def test_a_raw_apply_killed_midway_ends_in_the_source_state(four_days, store, wa
         with connect_postgres(url) as connection:
             raw.apply(connection, store, "accounts", DAYS)
 
-    assert os.WTERMSIG(in_child(work, None)) == signal.SIGKILL
+    assert os.WTERMSIG(in_child(work)) == signal.SIGKILL
     with connect_postgres(url) as connection:
         report = raw.apply(connection, store, "accounts", DAYS)
         assert report.days == DAYS[2:]

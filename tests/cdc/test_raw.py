@@ -25,7 +25,7 @@ from cdc_source import (
 import asset_checks
 from asset_checks.judge import judge
 from asset_checks.stores import Stores
-from resources.lake import LakeResource
+from resources.lake import LakeResource, open_lake
 from resources.warehouse import WarehouseResource, connect_postgres
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc import snapshots
@@ -37,6 +37,7 @@ from stripe_platform.cdc.manifest import ChainError
 from stripe_platform.cdc.snapshots import ResnapshotError, snapshot_range, state_at
 from stripe_platform.keys import OLTP_TABLES, key
 from stripe_platform.oltp.schema import load_schema
+from stripe_platform.settings import load_settings
 from stripe_platform.warehouse import raw
 from stripe_platform.warehouse.raw import UnknownStateError, apply
 from stripe_platform.warehouse.raw_assets import RAW_ASSETS
@@ -312,9 +313,6 @@ def test_the_open_day_is_applied_again_as_it_grows(source, store, raw_connection
 
 
 def test_an_update_of_a_row_from_before_the_slot_is_refused_not_nulled(oltp, lake, warehouse, monkeypatch):
-    from resources.lake import open_lake
-    from stripe_platform.settings import load_settings
-
     with owner(oltp) as connection:
         reference(connection)
         accounts(connection, 1, 1, name=long_text("x"))
@@ -330,6 +328,21 @@ def test_an_update_of_a_row_from_before_the_slot_is_refused_not_nulled(oltp, lak
         connection.rollback()
         assert connection.execute("select count(*) from raw.accounts").fetchone() == (0,)
         assert connection.execute("select count(*) from raw._applied").fetchone() == (0,)
+
+
+def test_a_deletion_of_a_row_from_before_the_slot_stands_as_a_bare_tombstone(oltp, lake, warehouse, monkeypatch):
+    monkeypatch.setenv("STRIPE_PLATFORM_FIRST_DAY", "2026-06-01")
+    with owner(oltp) as connection:
+        reference(connection)
+        accounts(connection, 1, 2)
+        capture(oltp)
+        connection.execute("delete from oltp.accounts where id = %s", [account_id(1)])
+        capture(oltp)
+        compact_range(open_lake(load_settings()), ["accounts"], [FIRST])
+    with connect_postgres(warehouse.need("warehouse_dsn")) as connection:
+        assert apply(connection, open_lake(load_settings()), "accounts", [FIRST]).keys == 1
+        found = connection.execute("select id, name, _deleted from raw.accounts").fetchall()
+    assert found == [(account_id(1), None, True)]
 
 
 def test_ciphertext_never_reaches_raw():

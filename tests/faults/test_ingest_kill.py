@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "ingest"))
 from ingest_snapshot import differences, snapshot
-from stripe_objects import account, charge, customer, event, intent, method
+from stripe_objects import account, bring_world, charge, customer, event, intent, method
 
 from stripe_platform.keyring import open_keyring
 
@@ -43,6 +43,8 @@ def test_killed_and_run_again_is_as_never_killed(oltp, tmp_path):
     file.write_text("\n".join(map(json.dumps, _objects(1_500))))
     command = [sys.executable, "-c", "from stripe_platform.cli import main; main()", "ingest", str(file), "--json"]
     ring = open_keyring(oltp)
+    with psycopg.connect(oltp.need("oltp_owner_dsn"), autocommit=True) as owner:
+        bring_world(owner)
     with psycopg.connect(oltp.need("oltp_dsn"), autocommit=True) as conn:
         killed = 0
         for _ in range(3):

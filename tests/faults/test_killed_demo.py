@@ -29,11 +29,11 @@ def undisturbed(new_platform) -> dict:
 
 
 def ask(platform: Platform, name: str, query: str) -> int:
-    """One number from a store; 0 while the server or the table is not there yet."""
+    """One number from a store; 0 while its address, the server or the table is not there yet."""
     try:
         with psycopg.connect(platform.dsn(name), connect_timeout=5) as connection:
             row = connection.execute(query).fetchone()
-    except (FileNotFoundError, psycopg.OperationalError, psycopg.errors.UndefinedTable):
+    except (KeyError, psycopg.OperationalError, psycopg.errors.UndefinedTable):
         return 0
     return int(row[0]) if row else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from stripe_objects import bring_world
 
 from stripe_platform.keyring import Keyring, open_keyring
-from stripe_platform.oltp import world
 from stripe_platform.settings import Settings
 
 
@@ -25,14 +24,6 @@ class Platform:
     conn: psycopg.Connection
     ring: Keyring
     settings: Settings
-
-
-def bring_world(owner: psycopg.Connection) -> None:
-    """What the copier brings from the reference."""
-    for table, rows in (("currencies", world.currencies()), ("countries", world.countries())):
-        owner.execute(sql.SQL(
-            "insert into {0} ({1}) select {1} from json_populate_recordset(null::{0}, %s::json)").format(
-                sql.Identifier("oltp", table), sql.SQL(", ").join(map(sql.Identifier, rows[0]))), [json.dumps(rows)])
 
 
 @pytest.fixture

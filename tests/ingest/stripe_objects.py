@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from stripe_platform.ingest.stripe.arrivals import Delivery
 from stripe_platform.ingest.stripe.importing import Report, import_records
 from stripe_platform.ingest.stripe.reading import Record, unpack
 from stripe_platform.keyring import Keyring
+from stripe_platform.oltp import world
 
 Json = dict[str, Any]
 T0 = 1_700_000_000
@@ -169,3 +172,11 @@ def records(found: Iterable[Any]) -> list[Record]:
 
 def rows(conn: psycopg.Connection, query: str, *values: Any) -> list[Any]:
     return conn.execute(query, values or None).fetchall()  # type: ignore[call-overload]
+
+
+def bring_world(owner: psycopg.Connection) -> None:
+    """What the copier brings from the reference."""
+    for table, rows in (("currencies", world.currencies()), ("countries", world.countries())):
+        owner.execute(sql.SQL(
+            "insert into {0} ({1}) select {1} from json_populate_recordset(null::{0}, %s::json)").format(
+                sql.Identifier("oltp", table), sql.SQL(", ").join(map(sql.Identifier, rows[0]))), [json.dumps(rows)])

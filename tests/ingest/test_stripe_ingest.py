@@ -21,6 +21,7 @@ from stripe_platform.ingest.stripe.arrivals import Delivery
 from stripe_platform.ingest.stripe.importing import import_records
 from stripe_platform.ingest.stripe.kinds import ALL, ENTITIES, MODELLED
 from stripe_platform.ingest.stripe.reading import Record, read_file
+from stripe_platform.oltp import ledger
 from stripe_platform.oltp.world import COUNTRY_CODES, CURRENCY_CODES
 from stripe_platform.vault import open_value
 
@@ -197,6 +198,28 @@ def test_the_books_follow_a_movement_that_a_later_state_changes(another, later):
         found.append(snapshot(platform.conn, platform.ring))
         assert rows(platform.conn, "select ledger_entry_id is not null from oltp.balance_transactions") == [(True,)]
     assert [differences(found[0], other) for other in found[1:]] == [[], []]
+
+
+@pytest.mark.parametrize("later", [{"amount": 2000, "net": 1941}, {"available_on": T0 + 40 * 86400}])
+def test_the_books_follow_a_released_movement_and_release_it_once(another, later):
+    """What a later state changes is taken back out of the release too, which was one sum for many movements."""
+    platform, until = another(), dt.datetime.fromtimestamp(T0 + 30 * 86400, dt.UTC)
+    due = {"available_on": T0 + 2 * 86400}
+    for one in (
+        account(),
+        event(movement(**due), "balance.available", at=T0, key="evt_1"),
+        event(movement("txn_2", source="ch_2", **due), "balance.available", at=T0, key="evt_2"),
+    ):
+        take(platform.conn, platform.ring, one)
+    assert ledger.release(platform.conn, until) == 2
+    rebooked = movement(**(due | later))
+    take(platform.conn, platform.ring, event(rebooked, "balance.available", at=T0 + 5, key="evt_3"))
+    held, whole = rebooked["net"] if "available_on" in later else 0, movement()["net"] + rebooked["net"]
+    stand = "select -coalesce(sum(amount), 0)::bigint from oltp.ledger_postings where ledger_account_id like %s"
+    for pending in held, 0:
+        assert rows(platform.conn, stand, "merchant\\_pending:%") == [(pending,)]
+        assert rows(platform.conn, stand, "merchant\\_available:%") == [(whole - pending,)]
+        ledger.release(platform.conn, until + dt.timedelta(days=60))
 
 
 def test_a_foreseen_bill_is_never_among_the_bills_and_the_newest_look_at_it_shows(another):

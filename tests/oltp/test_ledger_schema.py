@@ -9,13 +9,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from oltp_shop import Shop
 
-from stripe_platform.oltp import ledger, write
+from stripe_platform.oltp import ledger
 from stripe_platform.oltp.ids import new_id, unix_us
-from stripe_platform.oltp.ledger import Seal, account_name
+from stripe_platform.oltp.ledger import Seal
 from stripe_platform.oltp.migrate import make_partitions
 from stripe_platform.oltp.write import WriteError
 
@@ -269,46 +267,6 @@ def test_a_close_waits_for_payments_being_written(shop: Shop):
     racer.join(20)
     assert closed == [NOW]
     assert ledger.seal(shop.conn) == 1
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(moves=st.lists(st.tuples(
-    st.sampled_from(["charge", "refund", "fee", "dispute", "tax", "other_adjustment", "risk_reserved_funds"]),
-    st.integers(-10**6, 10**6), st.integers(0, 500), st.integers(0, 90)), min_size=1, max_size=12))
-def test_a_day_in_sums_books_what_its_movements_book_one_by_one(shop: Shop, moves: list[tuple[str, int, int, int]]):
-    """Two merchants with the same movements: one booked singly, one as a day."""
-    day = dt.date(2026, 6, 1)
-    with psycopg.connect(shop.settings.need("oltp_owner_dsn"), autocommit=True) as owner:
-        accounts = [write.create_account(owner, name="M", country="FR", currency="eur", mcc="5411") for _ in range(2)]
-    singly: list[str] = []
-    with shop.conn.transaction(force_rollback=True):
-        for account in accounts:
-            for category, amount, fee, application_fee in moves:
-                at = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
-                movement = new_id("txn", at)
-                fee_in_all = fee + application_fee
-                shop.conn.execute(
-                    "insert into oltp.balance_transactions (id, account_id, type, reporting_category, amount, fee, net,"
-                    " currency, status, available_on, created) values (%s, %s, 'x', %s, %s, %s, %s, 'eur', 'pending',"
-                    " %s, %s)", [movement, account, category, amount, fee_in_all, amount - fee_in_all,
-                                 at + dt.timedelta(days=2), at])
-                for position, (kind, part) in enumerate((("stripe_fee", fee), ("application_fee", application_fee))):
-                    shop.conn.execute("insert into oltp.fee_details values (%s, %s, %s, %s, 'eur')",
-                                      [movement, position, kind, part])
-                if account == accounts[0]:
-                    singly.append(movement)
-        ledger.book(shop.conn, singly)
-        platform = [r[0] for r in shop.conn.execute("select id from oltp.ledger_accounts where account_id is null")]
-        before = {name: ledger.balance(shop.conn, name) for name in platform}
-        ledger.book_day(shop.conn, day)
-        for kind in ("merchant_pending", "merchant_available", "merchant_reserve"):
-            one, two = (ledger.balance(shop.conn, account_name(kind, "eur", a)) for a in accounts)
-            assert one == two, kind
-        for name, amount in before.items():
-            assert ledger.balance(shop.conn, name) == 2 * amount, name
-        assert all(t.debit == t.credit for t in ledger.trial_balance(shop.conn))
-        unbooked = shop.conn.execute("select count(*) from ledger.unbooked").fetchone()
-        assert unbooked == (0,)
 
 
 def test_a_balance_is_the_same_from_kept_days_as_from_all_postings(shop: Shop):

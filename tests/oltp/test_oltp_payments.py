@@ -181,6 +181,25 @@ def test_the_fee_of_a_won_dispute_comes_back_where_the_policy_says_so(shop: Shop
     assert books(shop) == before
 
 
+def test_disputes_of_one_charge_never_question_more_than_was_captured(shop: Shop):
+    charge = shop.pay(1000).charge_id
+
+    def question(amount: int, status: str = "needs_response") -> str:
+        return write.create_dispute(shop.conn, charge_id=charge, amount=amount, currency="eur", reason="general",
+                                    status=status).dispute_id
+
+    first, inquiry = question(600), question(300, "warning_needs_response")
+    with pytest.raises(WriteError, match="leave 100 of its captured amount") as refused:
+        question(101)
+    assert refused.value.code == "amount_too_large"
+    question(100)
+    write.set_dispute_status(shop.conn, dispute_id=inquiry, status="warning_closed")
+    write.set_dispute_status(shop.conn, dispute_id=first, status="lost")
+    question(300)  # a closed inquiry questions nothing, a lost dispute keeps what it took
+    with pytest.raises(WriteError, match="leave 0 of"):
+        question(1)
+
+
 def test_a_disputed_charge_is_not_refunded_meanwhile(shop: Shop):
     payment = shop.pay(1000)
     dispute = write.create_dispute(shop.conn, charge_id=payment.charge_id, amount=1000, currency="eur",

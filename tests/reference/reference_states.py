@@ -1,11 +1,6 @@
-"""What stands on both sides, to be compared value by value, and processes to be killed."""
+"""What stands on both sides, to be compared value by value."""
 
 from __future__ import annotations
-
-import os
-import signal
-import traceback
-from collections.abc import Callable
 
 import psycopg
 from psycopg import sql
@@ -42,23 +37,3 @@ def one(settings: Settings, query: str, dsn: str = "oltp_owner_dsn") -> tuple:
         row = conn.execute(query).fetchone()  # type: ignore[call-overload]
     assert row is not None
     return row
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a forked process; its wait status."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1]
-
-
-def die(*_args: object, **_more: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference_states import die, differing, in_child, one, state
+from killing import die, in_child
+from reference_states import differing, one, state
 
 from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import capture, ensure_slot

@@ -7,7 +7,8 @@ import signal
 
 import psycopg
 import pytest
-from reference_states import die, in_child, one
+from killing import die, in_child
+from reference_states import one
 
 from stripe_platform.reference import outbox
 from stripe_platform.reference.outbox import AccountSettings, onboard_merchant, relay

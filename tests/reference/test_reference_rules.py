@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from killing import die, in_child
 from psycopg import sql
-from reference_states import die, differing, in_child, one
+from reference_states import differing, one
 
 from stripe_platform.cdc.capture import capture
 from stripe_platform.keys import REFERENCE_TABLES

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import psycopg
 
@@ -31,7 +32,9 @@ and (b.exchange_rate is null or b.reporting_category not in
 
 
 _BOOKED = """
-select b.id, b.ledger_entry_id, e.effective_at, row(b.account_id, b.reporting_category, b.currency, b.amount, b.fee,
+select b.id, b.ledger_entry_id, e.effective_at, b.account_id, b.currency,
+    case when b.available_entry_id <> b.ledger_entry_id then b.net else 0 end,
+    row(b.account_id, b.reporting_category, b.currency, b.amount, b.fee,
     b.net, b.available_on, b.created, f.parts, o.currency, o.amount, exists (select from ingest.pending_references p
         where p.table_name = 'balance_transactions' and p.row_key = b.id and p.column_name = 'account_id'))::text
 from oltp.balance_transactions b join oltp.ledger_entries e on e.id = b.ledger_entry_id
@@ -43,19 +46,31 @@ left join lateral (
     union all select d.currency, d.amount from oltp.disputes d where d.id = b.source_id
     limit 1
 ) o on b.exchange_rate is not null
-where (b.id = any(%(movements)s) or (b.source_id = any(%(sources)s) and b.exchange_rate is not null))
-and (b.available_entry_id is null or b.available_entry_id = b.ledger_entry_id)
+where b.id = any(%(movements)s) or (b.source_id = any(%(sources)s) and b.exchange_rate is not null)
 """
-Booked = dict[str, tuple[str, dt.datetime, str]]  # movement -> its entry, when that counts, and what it was made of
+
+
+class _Entry(NamedTuple):
+    """What a movement is booked as. `released`: the part of its merchant's release that it was, minor units."""
+
+    id: str
+    at: dt.datetime
+    account: str | None
+    currency: str
+    released: int
+    made_of: str
+
+
+Booked = dict[str, _Entry]
 
 
 def booked(conn: psycopg.Connection, table: str, ids: Sequence[str]) -> Booked:
-    """The entries of these rows' movements; what was released to a merchant since is beyond taking back."""
+    """The entries of these rows' movements as they stand."""
     if not ids or (table != "balance_transactions" and table not in _MOVERS):
         return {}
     movements, sources = (ids, ()) if table == "balance_transactions" else ((), ids)
     found = conn.execute(_BOOKED, {"movements": list(movements), "sources": list(sources)})
-    return {key: (entry, at, made_of) for key, entry, at, made_of in found}
+    return {key: _Entry(*entry) for key, *entry in found}
 
 
 def after_rows(conn: psycopg.Connection, table: str, ids: Sequence[str], before: Booked | None = None) -> None:
@@ -71,8 +86,11 @@ def after_rows(conn: psycopg.Connection, table: str, ids: Sequence[str], before:
 def _take_back(conn: psycopg.Connection, now: Booked, before: Booked) -> None:
     stale = [key for key, found in now.items() if key in before and found != before[key]]
     for key in stale:
-        entry, at, _ = now[key]
-        ledger.reverse(conn, entry, at)
+        was = before[key]
+        ledger.reverse(conn, was.id, was.at)
+        if was.released:  # its release stands, summed with others: the movement's own part goes back to pending
+            ledger.book_event(conn, category="balance_release", source_id=f"release:undone:{was.id}",
+                              account_id=was.account, currency=was.currency, amount=-was.released, at=was.at)
     if stale:
         conn.execute("update oltp.balance_transactions set ledger_entry_id = null, available_entry_id = null"
                      " where id = any(%s)", [stale])

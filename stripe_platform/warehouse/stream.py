@@ -1,0 +1,136 @@
+"""Batches into raw as they land: each run of batches is one transaction, with the position it brought raw to.
+
+The same fence decides as in the apply by days, so whichever of the two comes first the rows are the same; the days'
+apply finds them standing later. `raw._streamed` says up to which batch the open day's rows are there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from resources.lake import Lake
+from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.compact import gather
+from stripe_platform.cdc.manifest import Chain, Manifest
+from stripe_platform.warehouse import raw
+
+_STREAMED = """
+create table if not exists raw._streamed (
+    source text primary key,
+    seq bigint not null,
+    commit_ts timestamptz,
+    applied_at timestamptz not null default clock_timestamp()
+)"""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """How far a source's batches are in raw. `commit_ts`: time of the newest commit among them."""
+
+    seq: int
+    commit_ts: dt.datetime | None = None
+
+
+def streamed(conn: psycopg.Connection, source: str) -> Streamed:
+    """The position of a source; batch 0 where nothing was streamed."""
+    if conn.execute("select to_regclass('raw._streamed')").fetchone() == (None,):
+        return Streamed(0)
+    row = conn.execute("select seq, commit_ts from raw._streamed where source = %s", [source]).fetchone()
+    return Streamed(*row) if row else Streamed(0)
+
+
+class RawStream:
+    """Brings a source's batches into raw, in order, each once; begins where days or an earlier stream ended."""
+
+    def __init__(self, conn: psycopg.Connection, lake: Lake, source: str, first_day: dt.date) -> None:
+        self._conn, self._lake, self._source, self._first_day = conn, lake, source, first_day
+        self._made: set[str] = set()
+        with conn.transaction():
+            conn.execute("select pg_advisory_xact_lock(hashtext('raw'), 0)")
+            conn.execute("create schema if not exists raw")
+            conn.execute(_STREAMED)
+
+    def position(self, chain: Chain) -> int:
+        """The last batch that raw holds whole: streamed, or applied by days without a gap."""
+        with self._conn.transaction():
+            done = streamed(self._conn, self._source).seq
+            standing: set[tuple[str, dt.date, str]] = set()
+            if self._conn.execute("select to_regclass('raw._applied')").fetchone() != (None,):
+                standing = set(self._conn.execute("select table_name, day, digest from raw._applied").fetchall())
+        for manifest, day in zip(chain.manifests, chain.days, strict=True):
+            if manifest.seq <= done:
+                continue
+            if day is None or any((name, day, self._digest(chain, name, day)) not in standing
+                                  for name in {f.table for f in manifest.files}):
+                break
+            done = manifest.seq
+        return done
+
+    def _digest(self, chain: Chain, table: str, day: dt.date) -> str:
+        return dailies.digest_of(table, day, dailies.sources_of(chain, table, day, self._first_day))
+
+    def take(self, chain: Chain, batches: Sequence[Manifest]) -> int:
+        """Apply batches that follow the position, in one transaction; keys written.
+
+        Raises what `raw.take` raises.
+        """
+        written = 0
+        with self._conn.transaction():
+            self._conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [f"of:{self._source}"])
+            done = streamed(self._conn, self._source).seq
+            batches = [m for m in batches if m.seq > done]
+            if not batches:
+                return 0
+            for table in sorted({f.table for m in batches for f in m.files}):
+                written += self._take_table(chain, table, batches)
+            last = batches[-1]
+            for manifest in batches:
+                if manifest.closes is not None:
+                    self._rename_day(chain, manifest)
+            self._conn.execute(
+                "insert into raw._streamed (source, seq, commit_ts) values (%s, %s, %s) on conflict (source) do update"
+                " set seq = excluded.seq, commit_ts = excluded.commit_ts, applied_at = clock_timestamp()",
+                [self._source, last.seq, last.last_commit])
+        return written
+
+    def _take_table(self, chain: Chain, table: str, batches: Sequence[Manifest]) -> int:
+        run = raw.run_of(self._lake, chain, table)
+        if table not in self._made:
+            raw.create(self._conn, run)
+            self._made.add(table)
+        written = 0
+        for day, files in _by_day(chain, table, batches, self._first_day):
+            changes = gather(self._lake, table, files, chain)
+            written += raw.take(self._conn, run, changes.append_column(
+                "_ledger_day", pa.repeat(pa.scalar(day), changes.num_rows)))
+        return written
+
+    def _rename_day(self, chain: Chain, manifest: Manifest) -> None:
+        """Rows that came while their day was open bear the day expected then; the boundary says which one it was."""
+        before = [m.closes for m in chain.manifests if m.closes and m.seq < manifest.seq]
+        expected = before[-1] + dt.timedelta(days=1) if before else self._first_day
+        if manifest.closes == expected:
+            return
+        since = max((m.seq for m in chain.manifests if m.closes and m.seq < manifest.seq), default=0)
+        tables = {f.table for m in chain.manifests if since < m.seq <= manifest.seq for f in m.files}
+        for table in sorted(tables):
+            name = raw.run_of(self._lake, chain, table).name
+            self._conn.execute(sql.SQL("update {} set _ledger_day = %s where _ledger_day = %s").format(
+                sql.Identifier("raw", name)), [manifest.closes, expected])
+
+
+def _by_day(chain: Chain, table: str, batches: Sequence[Manifest],
+            first_day: dt.date) -> list[tuple[dt.date, tuple[dailies.Source, ...]]]:
+    """The table's files by ledger day, in order. A day that is open as yet is the one after the last closed."""
+    found: dict[dt.date, list[dailies.Source]] = {}
+    for manifest in batches:
+        day = chain.days[manifest.seq - 1] or chain.open_day(first_day)
+        found.setdefault(day, []).extend(
+            dailies.Source(manifest.seq, f.path, f.sha256) for f in manifest.files_of(table))
+    return [(day, tuple(files)) for day, files in found.items() if files]

@@ -1,0 +1,218 @@
+"""Following the log: payments are seen in raw and in the documents while they are made, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from killing import in_child
+from oltp_shop import Shop
+
+from asset_checks.judge import ROWS
+from asset_checks.stores import Stores
+from asset_checks.suites import documents as document_checks
+from asset_checks.suites import raw as raw_checks
+from resources.mongo import MongoResource
+from resources.warehouse import connect_postgres
+from stripe_platform import streaming
+from stripe_platform.cdc.capture import capture
+from stripe_platform.cdc.compact import compact_range
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.documents import transactions
+from stripe_platform.oltp import write
+from stripe_platform.reference.database import connect
+from stripe_platform.reference.write import rename_merchant
+from stripe_platform.settings import Settings
+from stripe_platform.warehouse import raw
+
+pytestmark = pytest.mark.servers
+PATIENCE = 30.0
+SEED = 20261122
+TABLES = ("charges", "charge_outcomes", "refunds", "disputes", "balance_transactions", "events")
+
+
+@contextmanager
+def followed(settings: Settings) -> Iterator[streaming.StreamReport]:
+    """The platform follows its log while the block runs; the report is complete afterwards."""
+    stop, done = threading.Event(), streaming.StreamReport()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.__dict__.update(streaming.follow(settings, stop=stop, every=0.05).__dict__)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []
+
+
+def followed_to_the_end(settings: Settings) -> None:
+    """A follower that is stopped lands what it has read; this carries what was committed until now."""
+    capture(settings)
+    with followed(settings):
+        pass
+
+
+def soon(found: Callable[[], object], wanted: object) -> None:
+    end = time.monotonic() + PATIENCE
+    while (seen := found()) != wanted:
+        assert time.monotonic() < end, f"{seen!r} instead of {wanted!r}"
+        time.sleep(0.02)
+
+
+def in_raw(settings: Settings, query: str) -> object:
+    try:
+        with connect_postgres(settings.need("warehouse_dsn")) as conn:
+            return conn.execute(query).fetchone()  # type: ignore[call-overload]
+    except psycopg.errors.UndefinedTable:
+        return None
+
+
+def document(charge: str) -> dict:
+    with MongoResource().database() as db:
+        return db["transactions"].find_one({"_id": charge}) or {}
+
+
+def differing(settings: Settings) -> list[str]:
+    """Raw tables and documents that do not equal what the OLTP says."""
+    wrong = []
+    with psycopg.connect(settings.need("oltp_dsn")) as there, connect_postgres(settings.need("warehouse_dsn")) as here:
+        for table in TABLES:
+            names = ", ".join(name for name, _kind in raw.columns_of(table))
+            query = "select {} from {}.{} order by 1, 2"
+            rows = there.execute(query.format(names, "oltp", table)).fetchall()
+            stands = here.execute("select to_regclass(%s)", [f"raw.{table}"]).fetchone() != (None,)
+            found = here.execute(query.format(names, "raw", table)).fetchall() if stands else []
+            wrong += [table] if rows != found else []
+        charges = there.execute("select id, amount, amount_refunded from oltp.charges order by 1").fetchall()
+    with MongoResource().database() as db:
+        seen = [(d["_id"], int(d["amount"]), int(d["amount_refunded"]))
+                for d in db["transactions"].find().sort("_id", 1)]
+    return wrong + (["documents"] if seen != charges else [])
+
+
+def test_a_payment_its_refund_and_its_dispute_are_seen_in_both_stores(shop: Shop):
+    with followed(shop.settings) as report:
+        first, second = shop.pay(1000), shop.pay(2000)
+        soon(lambda: in_raw(shop.settings, "select count(*), sum(amount)::bigint from raw.charges"), (2, 3000))
+        soon(lambda: document(second.charge_id).get("status"), "succeeded")
+        write.create_refund(shop.conn, charge_id=first.charge_id, amount=1000, currency="eur")
+        dispute = write.create_dispute(shop.conn, charge_id=second.charge_id, amount=2000, currency="eur",
+                                       reason="fraudulent")
+        soon(lambda: document(first.charge_id).get("status"), "refunded")
+        soon(lambda: document(second.charge_id).get("status"), "fraudulent")
+        write.set_dispute_status(shop.conn, dispute_id=dispute.dispute_id, status="lost")
+        soon(lambda: document(second.charge_id)["dispute"]["status"], "lost")
+    assert document(first.charge_id)["customer"].startswith("cus_tok") or document(first.charge_id)["customer"]
+    assert differing(shop.settings) == []
+    assert report.failures == {}
+    assert report.as_json()["lag_seconds"].keys() == {"raw", "documents"}
+
+
+def test_a_change_of_the_reference_reaches_all_stores(shop: Shop):
+    with followed(shop.settings):
+        with connect(shop.settings) as conn:
+            rename_merchant(conn, shop.account, "Boutique")
+        soon(lambda: shop.conn.execute("select name from oltp.accounts where id = %s", [shop.account]).fetchone(),
+             ("Boutique",))
+        soon(lambda: in_raw(shop.settings, f"select name from raw.accounts where id = '{shop.account}'"),
+             ("Boutique",))
+
+
+def test_the_days_find_what_was_streamed_and_the_checks_hold_while_it_goes_on(shop: Shop):
+    """The open day's checks are judged at one position, though the stream is ahead of what was compacted."""
+    settings, stores, over = shop.settings, Stores.of_settings(), threading.Event()
+    day = Chain.load(Stores.of_settings().lake()).open_day(settings.first_day)
+
+    def pay() -> None:
+        with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+            while not over.is_set():
+                write.create_payment(conn, account_id=shop.account, customer_id=shop.customer,
+                                     payment_method_id=shop.method, amount=700, currency="eur")
+
+    with followed(settings):
+        payer = threading.Thread(target=pay)
+        payer.start()
+        try:
+            soon(lambda: (in_raw(settings, "select count(*) > 20 from raw.charges")), (True,))
+            for _ in range(3):
+                compact_range(stores.lake(), ["charges", "charge_outcomes", "disputes"], [day])
+                with connect_postgres(settings.need("warehouse_dsn")) as conn:
+                    raw.apply(conn, stores.lake(), "charges", [day])
+                for suite, table in ((raw_checks._profile("charges", stores, [day]), "raw"),
+                                     (document_checks._transactions(stores, [dt.datetime.now(dt.UTC).date()]), "doc")):
+                    found = suite.iloc[0]
+                    assert found[ROWS] > 20
+                    if table == "raw":
+                        assert (found[ROWS], found["days_altered"]) == (found["keys_in_the_log"], 0)
+                    else:
+                        assert found[ROWS] == found["in_the_log"]
+                        assert (found["currencies_with_other_sums"], found["statuses_with_other_sums"]) == (0, 0)
+        finally:
+            over.set()
+            payer.join()
+    followed_to_the_end(settings)
+    assert differing(settings) == []
+
+
+def test_killed_at_any_instant_it_ends_with_what_the_source_has(shop: Shop):
+    settings, over, dice = shop.settings, threading.Event(), random.Random(SEED)  # noqa: S311
+
+    def live() -> None:
+        with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+            while not over.is_set():
+                made = write.create_payment(conn, account_id=shop.account, customer_id=shop.customer,
+                                            payment_method_id=shop.method, amount=900, currency="eur")
+                if dice.random() < 0.3:
+                    write.create_refund(conn, charge_id=made.charge_id, amount=100, currency="eur")
+
+    payer = threading.Thread(target=live)
+    payer.start()
+    try:
+        for _ in range(6):
+            status = in_child(lambda: streaming.follow(settings, stop=threading.Event(), every=0.03),
+                              dice.uniform(0.3, 1.5))
+            assert os.WTERMSIG(status) == signal.SIGKILL
+    finally:
+        over.set()
+        payer.join()
+    followed_to_the_end(settings)
+    assert differing(settings) == []
+
+
+def test_a_store_that_is_away_is_caught_up_and_landing_goes_on(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(streaming, "BACKOFF", (0.05,))
+    real, away, refused = transactions.take, threading.Event(), threading.Event()
+    away.set()
+
+    def take(*given):
+        if away.is_set():
+            refused.set()
+            raise ConnectionError("the document server is away")
+        return real(*given)
+
+    monkeypatch.setattr(transactions, "take", take)
+    with followed(shop.settings) as report:
+        payments = [shop.pay(100 + n) for n in range(5)]
+        soon(lambda: in_raw(shop.settings, "select count(*) from raw.charges"), (5,))
+        assert refused.wait(PATIENCE)
+        assert document(payments[0].charge_id) == {}
+        away.clear()
+        soon(lambda: document(payments[-1].charge_id).get("status"), "succeeded")
+    assert report.failures["stores"] >= 1
+    assert differing(shop.settings) == []
