@@ -46,6 +46,7 @@ LEDGER = "cdc/backfill"
 CHUNK_BLOCKS = 4096  # 32 MB of a table's own file: some seconds of work that a kill may cost
 ROUND_SECONDS = 60.0
 KEYS_AT_ONCE = 1000
+PATIENCE = 5  # rounds in a row in which somebody rewrites the table that is being read
 
 
 @dataclass
@@ -113,11 +114,18 @@ def backfill(settings: Settings, source: ConfiguredSource, tables: Sequence[str]
             _renew(settings, source, lake)
         ensure_slot(settings, lake, source)
         with progress.stage("take tables", len(unfinished(lake))) as advance:
+            rewritten = 0
             while ledgers := unfinished(lake):
                 with copying.session(settings, source) as session:
                     drain_before(settings, lake, source, session.lsn)
-                    _Round(session, lake, workers or min(4, os.cpu_count() or 1), report).run(
-                        ledgers, time.monotonic() + round_seconds, advance)
+                    round_ = _Round(session, lake, workers or min(4, os.cpu_count() or 1), report)
+                    try:
+                        round_.run(ledgers, time.monotonic() + round_seconds, advance)
+                        rewritten = 0
+                    except RewrittenError:  # the next round's snapshot shows the table as it is now
+                        rewritten += 1
+                        if rewritten == PATIENCE:
+                            raise
                 report.rounds += 1
     report.seconds = time.monotonic() - begun
     return report
@@ -154,13 +162,10 @@ class _Round:
         """Take what the time allows, at least one group of chunks."""
         with self.session.connect() as connection:
             for ledger in ledgers:
-                try:
-                    table = copying.subject(connection, self.source, self.source.publication_name(self.settings),
-                                            ledger.table)
-                    if not self._table(connection, table, ledger, until):
-                        return
-                except RewrittenError:
-                    return  # the next round's snapshot shows it as it is now
+                table = copying.subject(connection, self.source, self.source.publication_name(self.settings),
+                                        ledger.table)
+                if not self._table(connection, table, ledger, until):
+                    return
                 advance(1)
                 if time.monotonic() > until:
                     return

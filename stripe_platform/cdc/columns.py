@@ -58,8 +58,10 @@ def _text(raw: pa.BinaryArray) -> pa.StringArray:
 
 
 def _decoded(value: bytes | None) -> str | None:
+    if value is None:
+        return None
     try:
-        return None if value is None else value.decode()
+        return value.decode()
     except UnicodeDecodeError:
         return "\\x" + value.hex()
 

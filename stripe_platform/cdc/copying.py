@@ -165,7 +165,7 @@ def rows(connection: psycopg.Connection, table: Subject, origin: sql.Identifier,
          condition: sql.Composable) -> Iterator[list[pa.StringArray]]:
     """Published rows of `origin` under a condition, piece by piece: per column the text of its values."""
     listed = sql.SQL(", ").join(map(sql.Identifier, table.names))
-    where = sql.SQL(" and ({})").format(sql.SQL(table.where)) if table.where else sql.SQL("")  # type: ignore[arg-type]
+    where = sql.SQL(" and ({})").format(sql.SQL(table.where)) if table.where else sql.SQL("")
     statement = sql.SQL("copy (select {} from {} where {}{}) to stdout (format csv)").format(
         listed, origin, condition, where)
     parts: list[bytes | memoryview] = []
