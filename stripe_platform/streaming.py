@@ -57,6 +57,7 @@ class StreamReport:
     carried: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     visible: dict[str, deque[Visible]] = field(default_factory=dict)
+    begun: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     def note(self, store: str, batches: list[Manifest]) -> None:
         now = dt.datetime.now(dt.UTC)
@@ -68,8 +69,11 @@ class StreamReport:
                 seen.append(Visible(batch.seq, batch.changes, commits, now))
 
     def lag(self, store: str, share: float) -> float | None:
-        """Seconds from commit to visible that this share of batches stayed below, by their oldest commit."""
-        worst = sorted(v.worst_seconds for v in self.visible.get(store, ()))
+        """Seconds from commit to visible that this share of batches stayed below, by their oldest commit.
+
+        What was committed before it followed was late already and does not count.
+        """
+        worst = sorted(v.worst_seconds for v in self.visible.get(store, ()) if v.commits[0] >= self.begun)
         return round(worst[min(len(worst) - 1, int(len(worst) * share))], 3) if worst else None
 
     def as_json(self) -> dict[str, Any]:
