@@ -143,6 +143,7 @@ class _Stores:
     def __init__(self, settings: Settings, lake: Lake, opened: ExitStack, report: StreamReport) -> None:
         from resources.mongo import MongoResource
         from resources.warehouse import connect_postgres
+        from stripe_platform.documents import change_log
         from stripe_platform.documents.setup import ensure_collections
         from stripe_platform.warehouse.stream import RawStream
 
@@ -151,6 +152,7 @@ class _Stores:
         self._raw_connection.autocommit = True
         self._documents = opened.enter_context(MongoResource().database())
         ensure_collections(self._documents)
+        self._duck = opened.enter_context(change_log.in_memory())
         self._raw: RawStream = RawStream(self._raw_connection, lake, OLTP.name, settings.first_day)
         self._chain = Chain.load(lake)
         self._raw_at = self._raw.position(self._chain)
@@ -182,7 +184,7 @@ class _Stores:
     def _carry_documents(self, take: Callable[..., int]) -> None:
         while self._documents_at < self._raw_at:
             some = list(self._chain.manifests[self._documents_at:min(self._raw_at, self._documents_at + AT_ONCE)])
-            take(self._documents, self._raw_connection, self._lake, self._chain, some)
+            take(self._documents, self._raw_connection, self._duck, self._lake, self._chain, some)
             self._documents_at = some[-1].seq
             self._report.note("documents", some)
 
