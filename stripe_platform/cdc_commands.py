@@ -260,7 +260,7 @@ def cdc_verify(
     problems = [problem if n == 0 else f"{name}: {problem}"
                 for n, (name, facts) in enumerate(found.items()) for problem in facts["problems"]]
     if as_json:
-        emit(first | {"problems": problems} | {name: facts for name, facts in list(found.items())[1:]})
+        emit(first | {"problems": problems} | dict(list(found.items())[1:]))
     else:
         shown = [{name: str(facts[what]) for name, facts in found.items()} | {"what": what}
                  for what in first if what not in ("problems", "equality")]
