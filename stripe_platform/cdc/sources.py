@@ -67,6 +67,9 @@ class ConfiguredSource(Source):
     def conninfo(self, settings: Settings) -> str:
         return self._url(settings, self.dsn)
 
+    def reader_conninfo(self, settings: Settings) -> str:
+        return self._url(settings, self.owner_dsn or self.dsn)
+
     def owner_conninfo(self, settings: Settings) -> str:
         """Connection URL of who owns the tables: publishes them, and reads them for a snapshot."""
         if self.owner_dsn is None:
@@ -125,8 +128,8 @@ def _source(name: str, entry: Mapping[str, Any]) -> ConfiguredSource:
         published.append(Published(table, facts.get("where"), tuple(facts.get("columns", ()))))
     return ConfiguredSource(
         name, schema, entry["dsn"], entry.get("slot", f"stripe_platform_{name}"),
-        entry.get("publication", f"stripe_platform_{name}"), tables, entry.get("calendar"), f"sources/{name}", False,
-        entry.get("owner_dsn"), tuple(published))
+        entry.get("publication", f"stripe_platform_{name}"), tables, calendar=entry.get("calendar"),
+        folder=f"sources/{name}", owner_dsn=entry.get("owner_dsn"), published=tuple(published))
 
 
 def publish(settings: Settings, source: ConfiguredSource) -> bool:

@@ -33,7 +33,7 @@ from stripe_platform.cdc.pgoutput import Column, Relation
 from stripe_platform.cdc.pgtypes import BUILT_IN
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.settings import Settings
-from stripe_platform.warehouse import raw, raw_tables
+from stripe_platform.warehouse import raw, raw_copy, raw_tables
 
 TABLE, FIRST = "payment_intents", dt.date(2026, 6, 1)
 STORED, CHANGED, ROUNDS = 300_000, 200_000, 3
@@ -146,7 +146,7 @@ def _copied(conn: psycopg.Connection, target: sql.Identifier, rows: int) -> list
 
 
 def _copy(conn: psycopg.Connection, twin: sql.Identifier, lines: list[bytes]) -> float:
-    blocks = [b"".join(lines[n:n + raw.COPY_BATCH]) for n in range(0, len(lines), raw.COPY_BATCH)]
+    blocks = [b"".join(lines[n:n + raw_copy.COPY_BATCH]) for n in range(0, len(lines), raw_copy.COPY_BATCH)]
     begun = time.monotonic()
     with conn.cursor() as cursor, cursor.copy(sql.SQL("copy {} from stdin (format csv)").format(twin)) as copy:
         for block in blocks:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 from psycopg import sql
 
 from resources.lake import Lake
@@ -29,10 +28,10 @@ from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.settings import load_settings
 from stripe_platform.warehouse import raw_tables
+from stripe_platform.warehouse.raw_copy import copy_rows, with_fence
 from stripe_platform.warehouse.raw_tables import Target
 
 CHUNK_ROWS = 400_000
-COPY_BATCH = 16_384  # rows per CSV block
 FEW = 2_000  # rows that travel in a statement: staging them would write the server's catalogue each time
 ANALYZE_FROM = 5_000  # rows; the planner's first statistics decide how marts join
 _APPLIED = """
@@ -266,7 +265,7 @@ def _remove_strangers(conn: psycopg.Connection, table: Target, days: list[dt.dat
     target, every = table.identifier, sql.SQL(", ").join(map(sql.Identifier, own))
     conn.execute(sql.SQL("create temp table _made on commit drop as select {} from {} limit 0").format(every, target))
     for rows in made:
-        _copy(conn, sql.Identifier("_made"), rows.select(own))
+        copy_rows(conn, sql.Identifier("_made"), rows.select(own))
     same = sql.SQL(" and ").join(sql.SQL("t.{0} = m.{0}").format(sql.Identifier(name)) for name in own)
     conn.execute(sql.SQL(
         "delete from {} t where _ledger_day = any(%s::date[]) and not exists (select from _made m where {})").format(
@@ -312,10 +311,10 @@ def _record(conn: psycopg.Connection, table: str, chunk: Sequence[Daily]) -> Non
 
 def _log(conn: psycopg.Connection, target: Target, changes: pa.Table) -> int:
     """Keep every change of a table without a key; one that is there already changes nothing."""
-    rows = _with_fence(changes, target.names).append_column("_op", changes["_op"])
+    rows = with_fence(changes, target.names).append_column("_op", changes["_op"])
     stage = sql.Identifier("_logged")
     conn.execute(sql.SQL("create temp table _logged (like {}) on commit drop").format(target.identifier))
-    _copy(conn, stage, rows)
+    copy_rows(conn, stage, rows)
     done = conn.execute(sql.SQL("insert into {} ({names}) select {names} from _logged on conflict do nothing").format(
         target.identifier, names=sql.SQL(", ").join(map(sql.Identifier, rows.column_names))))
     conn.execute("drop table _logged")
@@ -341,7 +340,7 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
     if pc.any(gone).as_py():
         _retire(conn, table, newest.filter(gone), mend=mend)
         newest = newest.filter(pc.invert(gone))
-    rows = _with_fence(newest, table.names)
+    rows = with_fence(newest, table.names)
     pending = pc.greater(pc.list_value_length(newest[fold.PENDING]), 0)
     if _are_few(table, rows) and not pc.any(pending).as_py():
         _upsert(conn, *_given(table, rows), target, key, rows.column_names, mend=mend)
@@ -351,12 +350,12 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
     if not pc.any(pending).as_py():
         fresh = pa.repeat(pa.scalar(True), rows.num_rows) if first else _beyond(conn, table, newest)
     if fresh is not None:
-        _copy(conn, target, rows.filter(fresh), first=first)
+        copy_rows(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
         stage = _new_stage(conn, table)
         origins = [f"_from_{name}" for name in key]
-        _copy(conn, stage, rows)
+        copy_rows(conn, stage, rows)
         if pc.any(pending).as_py():
             _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending), doomed=doomed)
         _upsert(conn, stage, {}, target, key, rows.column_names, mend=mend)
@@ -395,11 +394,11 @@ def _deleted_unseen(newest: pa.Table, key: Sequence[str]) -> pa.ChunkedArray:
 
 def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend: bool) -> None:
     """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
-    rows, target = _with_fence(deleted, list(table.key)), table.identifier
+    rows, target = with_fence(deleted, list(table.key)), table.identifier
     few = _are_few(table, rows)
     stage, values = _given(table, rows) if few else (_new_stage(conn, table), {})
     if not few:
-        _copy(conn, stage, rows)
+        copy_rows(conn, stage, rows)
     fence = [name for name in rows.column_names if name not in table.key]
     same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in table.key)
     conn.execute(sql.SQL(
@@ -422,23 +421,6 @@ def _new_stage(conn: psycopg.Connection, table: Target) -> sql.Identifier:
     return stage
 
 
-def _with_fence(newest: pa.Table, names: list[str]) -> pa.Table:
-    nulls = pa.nulls(newest.num_rows, pa.string())
-    arrays = [_exact(newest, name) if name in newest.column_names else nulls for name in names]
-    fence = {
-        "_source": newest["_source"], "_epoch": newest["_epoch"], "_commit_lsn": newest["_commit_lsn"],
-        "_ord": newest["_ord"], "_deleted": pc.equal(newest["_op"], "d"), "_ledger_day": newest["_ledger_day"],
-    }
-    return pa.table([*arrays, *fence.values()], names=[*names, *fence])
-
-
-def _exact(rows: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
-    """A column's values; those that its Arrow type cannot hold from the text that was kept of them."""
-    if name + EXACT not in rows.column_names:
-        return rows[name]
-    return pc.coalesce(rows[name + EXACT].combine_chunks(), text(rows[name].combine_chunks()))
-
-
 def _beyond(conn: psycopg.Connection, target: Target, newest: pa.Table) -> pa.Array | None:
     """Which rows have keys above every key in the table; None when that is not decidable."""
     key = target.key
@@ -448,29 +430,6 @@ def _beyond(conn: psycopg.Connection, target: Target, newest: pa.Table) -> pa.Ar
         sql.Identifier(key[0]), target.identifier)).fetchone()
     assert highest is not None  # noqa: S101 - an aggregate always gives one row
     return pc.greater(newest[key[0]], highest[0])  # both sides compare bytes: the key's collation is "C"
-
-
-def _copy(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table, *, first: bool = False) -> None:
-    """COPY as CSV: Arrow quotes every text and leaves NULL bare, exactly as PostgreSQL reads it.
-
-    `first`: the table is empty; truncated in the same transaction it needs no log and its rows are born frozen.
-    """
-    if not rows.num_rows:
-        return
-    if first:
-        conn.execute(sql.SQL("truncate {}").format(target))
-    for n, column in enumerate(rows.schema):
-        if pa.types.is_binary(column.type):
-            texts = [None if v is None else "\\x" + v.hex() for v in rows[column.name].to_pylist()]
-            rows = rows.set_column(n, column.name, pa.array(texts, pa.string()))
-    statement = sql.SQL("copy {} ({}) from stdin (format csv, freeze {})").format(
-        target, sql.SQL(", ").join(map(sql.Identifier, rows.column_names)), sql.SQL("on" if first else "off"))
-    options = pa_csv.WriteOptions(include_header=False, batch_size=COPY_BATCH)
-    with conn.cursor() as cursor, cursor.copy(statement) as copy:
-        for start in range(0, rows.num_rows, COPY_BATCH):
-            sink = pa.BufferOutputStream()
-            pa_csv.write_csv(rows.slice(start, COPY_BATCH), sink, options)
-            copy.write(sink.getvalue())
 
 
 def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
@@ -486,7 +445,7 @@ def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target
                                 for k, o in zip(key, origins, strict=True)), target))
     for n in range(len(wanted)):
         conn.execute(sql.SQL("alter table _left add column {} boolean").format(sql.Identifier(f"_left_{n}")))
-    _copy(conn, sql.Identifier("_left"), marks)
+    copy_rows(conn, sql.Identifier("_left"), marks)
     assign = sql.SQL(", ").join(
         sql.SQL("{c} = case when l.{m} then t.{c} else s.{c} end").format(
             c=sql.Identifier(name), m=sql.Identifier(f"_left_{n}")) for n, name in enumerate(sorted(wanted)))
