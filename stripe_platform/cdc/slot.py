@@ -155,6 +155,12 @@ def refuse_a_foreign_slot(epoch: Epoch, state: SlotState, durable_lsn: int) -> N
         raise CaptureError(
             f"slot {epoch.slot} is on another server or timeline than the batches in the lake: point the CDC to the"
             " server it began with or to its promoted standby, or start with an empty lake and warehouse")
+    if same and state.wal_end < durable_lsn:
+        # Commits would go on below what is durable, and be taken for read.
+        raise CaptureError(
+            f"the log of slot {epoch.slot}'s server ends at {lsn_text(state.wal_end)}, durable batches end at"
+            f" {lsn_text(durable_lsn)}: it was restored to an earlier state; restore lake and warehouse to the same, or"
+            " start with an empty lake and warehouse")
     if state.wal_status == "lost":
         raise CaptureError(
             f"slot {epoch.slot} is lost, the server removed log it still needed: start with an empty lake and"

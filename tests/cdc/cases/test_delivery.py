@@ -1,10 +1,11 @@
-"""Cases 31 to 41 and 49: days, batches that are missing or come again, kills at each durable step, odd bytes."""
+"""Cases 31 to 44 and 49: days, batches that are missing or come again, kills at each durable step, odd bytes."""
 
 from __future__ import annotations
 
 import datetime as dt
 import errno
 import os
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -18,10 +19,10 @@ from stripe_platform.cdc import capture as capturing
 from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact
-from stripe_platform.cdc.manifest import Chain, ChainError, last
+from stripe_platform.cdc.manifest import Chain, ChainError, Position, last, load_epochs
 from stripe_platform.cdc.metrics import slot_metrics
 from stripe_platform.cdc.pgoutput import lsn_int
-from stripe_platform.cdc.slot import Stream, ensure_slot
+from stripe_platform.cdc.slot import CaptureError, Stream, ensure_slot
 from stripe_platform.cdc.snapshots import state_at
 from stripe_platform.cdc.verify import verify
 from stripe_platform.warehouse import raw
@@ -128,6 +129,25 @@ def test_case_36_the_slot_is_never_ahead_of_what_is_durable(shop):
         assert newest is not None
         assert lsn_int(confirmed) <= newest.to_lsn
     assert slot_metrics(shop.settings, shop.source, shop.lake).wal_status == "reserved"
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ("another server", "is on another server or timeline"), ("an earlier state", "was restored to an earlier state")])
+def test_case_44_a_source_that_was_replaced_or_restored_is_refused(shop, tmp_path, change, sentence):
+    shop.capture()
+    shutil.copytree(shop.lake.root, tmp_path / "lake")
+    lake = type(shop.lake)(tmp_path / "lake")
+    epoch = load_epochs(lake)[-1]
+    if change == "another server":
+        path = f"cdc/epochs/{epoch.ordinal:06d}.json"
+        lake.put(path, lake.read(path).replace(epoch.system_identifier.encode(), b"77"))
+    else:
+        Position(epoch.name, 1 << 45).save(lake)  # as if the lake had read on, and the server had gone back
+    before = lake.list("cdc/manifests")
+    shop.db.execute("select pg_logical_emit_message(true, 'theirs', 'x')")
+    with pytest.raises(CaptureError, match=sentence):
+        capture(shop.settings, lake=lake, source=shop.source)
+    assert lake.list("cdc/manifests") == before
 
 
 def test_case_49_bytes_that_are_no_text_are_kept_as_bytes_and_others_flow(servers, shop):
