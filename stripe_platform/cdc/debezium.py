@@ -7,14 +7,14 @@ a rule with its remedy; the caller quarantines it, and nothing here ever puts a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stripe_platform.cdc import pgwire
-from stripe_platform.cdc.catalogue import ColumnVersion, TableVersion
+from stripe_platform.cdc.catalogue import TableVersion
 from stripe_platform.cdc.debezium_schemas import described, encodings
-from stripe_platform.cdc.debezium_values import OURS, Encoding, ValueRefusedError, is_placeholder, to_text
+from stripe_platform.cdc.debezium_values import OURS, Encoding, ValueRefusedError, is_placeholder, writer_of
 
 OPERATIONS = {"c": "c", "u": "u", "d": "d", "t": "t", "r": "c"}
 _FLAT = "__op"
@@ -85,6 +85,7 @@ class Reader:
     catalogue: Mapping[tuple[str, str], TableVersion]
     encoding: Encoding = OURS
     _described: dict[str, tuple[TableVersion, Mapping[str, Encoding]]] = field(default_factory=dict)
+    _plans: dict[tuple[int, int], _Plan] = field(default_factory=dict)
 
     def read(self, record: Record) -> Change | Boundary | None:
         """What a record says; None for tombstones, heartbeats and messages. Raises `RefusedError`."""
@@ -153,7 +154,7 @@ class Reader:
             if known is None:
                 raise RefusedError(f"{schema}.{table} is in no catalogue: name one that knows it, or set"
                                    " value.converter.schemas.enable=true; types are not guessed")
-            return known, {}
+            return known, _AS_TOLD
         if known is None and not isinstance(key, dict):
             raise RefusedError(f"{schema}.{table} has events without a key: give it a primary key")
         name = json.dumps([schema, table, list(key or ()), described_by], sort_keys=True)
@@ -168,32 +169,57 @@ class Reader:
             return ()
         if not isinstance(row, dict):
             raise RefusedError(f"an event of {version.qualified} has no row: is its replica identity nothing?")
-        strangers = [name for name in row if version.column(name) is None]
-        if strangers:
-            raise RefusedError(f"{version.qualified} has the column {strangers[0]} that the catalogue does not know:"
-                               " bring the catalogue up to date, then read again")
-        whole = op != "d" or version.identity == "f"
-        wanted = [c for c in version.columns if whole or c.in_key]
-        missing = [c.name for c in wanted if c.name not in row]
-        if missing:
-            raise RefusedError(f"an event of {version.qualified} lacks the column {missing[0]}: set"
-                               " include.unknown.datatypes=true, or leave the column out of the publication")
-        return tuple(
-            _cell(version, c, row[c.name], encodings.get(c.name, self.encoding), left_out)
-            if whole or c.in_key else None for c in version.columns)
+        plan = self._plan(version, encodings)
+        if not row.keys() <= plan.names:
+            raise RefusedError(f"{version.qualified} has the column {min(row.keys() - plan.names)} that the catalogue"
+                               " does not know: bring the catalogue up to date, then read again")
+        whole, cells = op != "d" or version.identity == "f", list[pgwire.Cell]()
+        for name, kind, in_key, write in plan.columns:
+            if not (whole or in_key):
+                cells.append(None)
+                continue
+            if name not in row:
+                raise RefusedError(f"an event of {version.qualified} lacks the column {name}: set"
+                                   " include.unknown.datatypes=true, or leave the column out of the publication")
+            value = row[name]
+            if value is None and not left_out:
+                cells.append(None)
+            elif name in left_out if left_out is not None else is_placeholder(value, kind, plan.placeholder):
+                cells.append(pgwire.UNCHANGED)
+            elif value is None:
+                cells.append(None)
+            else:
+                try:
+                    cells.append(write(value))
+                except ValueRefusedError as error:
+                    raise RefusedError(f"{version.qualified}.{name}: {error}") from None
+        return tuple(cells)
+
+    def _plan(self, version: TableVersion, encodings: Mapping[str, Encoding]) -> _Plan:
+        """How the rows of a version are written; found by the objects themselves, hashing them costs a row's time."""
+        found = self._plans.get((id(version), id(encodings)))
+        if found is None:
+            found = self._plans[id(version), id(encodings)] = _Plan(
+                version, encodings, frozenset(c.name for c in version.columns), self.encoding.placeholder,
+                [(c.name, c.type, c.in_key, writer_of(c.type, c.oid, encodings.get(c.name, self.encoding)))
+                 for c in version.columns])
+        return found
 
 
-def _cell(version: TableVersion, column: ColumnVersion, value: Any, encoding: Encoding,
-          left_out: Sequence[str] | None) -> pgwire.Cell:
-    if left_out is not None:
-        if column.name in left_out:
-            return pgwire.UNCHANGED
-    elif is_placeholder(value, column.type, encoding.placeholder):
-        return pgwire.UNCHANGED
-    try:
-        return to_text(value, column.type, column.oid, encoding)
-    except ValueRefusedError as error:
-        raise RefusedError(f"{version.qualified}.{column.name}: {error}") from None
+@dataclass(frozen=True)
+class _Plan:
+    """Columns of a version as (name, type, whether in the key, writer of its values); keeps what its place is named by
+    alive.
+    """
+
+    version: TableVersion
+    encodings: Mapping[str, Encoding]
+    names: frozenset[str]
+    placeholder: str
+    columns: list[tuple[str, str, bool, Callable[[Any], str]]]
+
+
+_AS_TOLD: Mapping[str, Encoding] = {}
 
 
 def _operation(told: Any) -> str:

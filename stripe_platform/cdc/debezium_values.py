@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -66,19 +67,26 @@ def to_text(value: Any, kind: str, oid: int, encoding: Encoding) -> str | None:
 
     `kind`: type with its modifier, as `format_type` prints it.
     """
-    if value is None:
-        return None
+    return None if value is None else writer_of(kind, oid, encoding)(value)
+
+
+@lru_cache(maxsize=10_000)
+def writer_of(kind: str, oid: int, encoding: Encoding) -> Callable[[Any], str]:
+    """What `to_text` does for the values of one column, found once: a row has dozens of them."""
     if kind.endswith("[]"):
-        if not isinstance(value, list):
-            raise ValueRefusedError(f"a {kind} must be a JSON list")
-        return _array(value, kind[:-2], oid, encoding)
+        # The OID is the array's: its element is as built in, or not, as the array is.
+        return partial(_array, item_of=writer_of(kind[:-2], oid, encoding), kind=kind)
     base = "interval" if kind.startswith("interval") else MODIFIER.sub("", kind).strip('"')
     base = BASES.get(base, base) if oid >= FIRST_USER_OID else base
     rule = _RULES.get(base)
     if rule is not None:
-        return rule(value, kind, encoding)
+        return lambda value: rule(value, kind, encoding)
     if base in _PLAIN or oid >= FIRST_USER_OID:
-        return _own(value, base)
+        return partial(_own, base=base)
+    return partial(_refused, base=base)
+
+
+def _refused(_value: Any, base: str) -> str:
     raise ValueRefusedError(f"{base} has no exact form in Debezium's JSON: leave the column out of the publication")
 
 
@@ -101,7 +109,7 @@ def _own(value: Any, base: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(n, int | float) for n in value):
-        return f"[{','.join(_number(n) for n in value)}]"
+        return f"[{','.join(_number(n, 6) for n in value)}]"  # vectors hold reals
     raise ValueRefusedError(f"a {base} must be a JSON string")
 
 
@@ -122,18 +130,22 @@ def _real(value: Any, kind: str, _encoding: Encoding) -> str:
         return str(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueRefusedError(f"a {kind} must be a JSON number")
-    return _number(value)
+    return _number(value, 6 if kind == "real" else 15)
 
 
-def _number(value: float) -> str:
-    """Shortest text of a double, in the server's notation."""
-    text = repr(float(value))
-    if "e" not in text and abs(value) >= 1e15:
-        digits = text.removesuffix(".0").lstrip("-")
-        mantissa = digits.rstrip("0")
-        point = f".{mantissa[1:]}" if len(mantissa) > 1 else ""
-        return f"{'-' if value < 0 else ''}{mantissa[0]}{point}e+{len(digits) - 1}"
-    return text.removesuffix(".0")
+def _number(value: float, digits: int = 15) -> str:
+    """Shortest text of a number as the server has it; `digits`: from how many on it takes an exponent, 6 for real."""
+    shortest = repr(float(value)) if digits == 15 else str(np.float32(value))
+    sign, figures, exponent = Decimal(shortest).normalize().as_tuple()
+    first = len(figures) + int(exponent) - 1  # power of ten of the first figure
+    text = "".join(map(str, figures))
+    if figures == (0,):
+        plain = "0"
+    elif -4 <= first < digits:
+        plain = f"{Decimal((0, figures, int(exponent))):f}"
+    else:
+        plain = f"{text[0]}{'.' if text[1:] else ''}{text[1:]}e{'-' if first < 0 else '+'}{abs(first):02d}"
+    return f"{'-' if sign else ''}{plain}"
 
 
 def _numeric(value: Any, kind: str, encoding: Encoding) -> str:
@@ -182,10 +194,10 @@ def _varbit(_value: Any, _kind: str, _encoding: Encoding) -> str:
     raise ValueRefusedError("bit varying loses its leading zeros in Debezium: leave the column out of the publication")
 
 
-def _date(value: Any, _kind: str, _encoding: Encoding) -> str:
+def _date(value: Any, _kind: str, encoding: Encoding) -> str:
     if isinstance(value, str):
         return _iso(value, "date")
-    days = int(_integer(value, "date", _encoding))
+    days = int(_integer(value, "date", encoding))
     return DATES.get(days) or _civil(days)
 
 
@@ -201,10 +213,10 @@ def _era(iso: str) -> str:
     return f"{number:04d}-{rest}" if number > 0 else f"{1 - number:04d}-{rest} BC"
 
 
-def _time(value: Any, kind: str, _encoding: Encoding) -> str:
+def _time(value: Any, kind: str, encoding: Encoding) -> str:
     if isinstance(value, str):
         return _fraction(value.removesuffix("Z"))
-    return _clock(int(_integer(value, kind, _encoding)))
+    return _clock(int(_integer(value, kind, encoding)))
 
 
 def _clock(microseconds: int) -> str:
@@ -300,26 +312,27 @@ def _hstore(value: Any) -> str:
     return ", ".join(f"{quoted(k)}=>{'NULL' if pairs[k] is None else quoted(pairs[k])}" for k in ordered)
 
 
-def _array(items: list[Any], kind: str, oid: int, encoding: Encoding) -> str:
+def _array(items: Any, item_of: Callable[[Any], str], kind: str) -> str:
+    if not isinstance(items, list):
+        raise ValueRefusedError(f"a {kind} must be a JSON list")
     cells = []
     for item in items:
+        if item is None:
+            cells.append("NULL")
+            continue
         if isinstance(item, str) and _JAVA_ARRAY.fullmatch(item):
             raise ValueRefusedError("arrays of more than one dimension do not survive Debezium: leave the column out")
         if isinstance(item, list):
-            cells.append(_array(item, kind, oid, encoding))
+            cells.append(_array(item, item_of, kind))
             continue
-        # The OID is the array's: its element is as built in, or not, as the array is.
-        text = to_text(item, kind, oid, encoding)
-        if text is None:
-            cells.append("NULL")
-        elif not text or text.upper() == "NULL" or _QUOTED.search(text):
-            cells.append('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
-        else:
-            cells.append(text)
+        text = item_of(item)
+        if not text or text.upper() == "NULL" or _QUOTED.search(text):
+            text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        cells.append(text)
     return "{" + ",".join(cells) + "}"
 
 
-_RULES: dict[str, Callable[[Any, str, Encoding], str]] = {
+_RULES: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("bigint", "integer", "smallint", "oid"), _integer), "boolean": _boolean,
     **dict.fromkeys(("real", "double precision"), _real), "numeric": _numeric, "money": _money, "bytea": _bytea,
     "bit": _bit, "bit varying": _varbit, "date": _date, "interval": _interval, "point": _point,

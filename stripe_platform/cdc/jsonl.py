@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +28,7 @@ class Files:
         self._ended = False
 
     def poll(self, seconds: float) -> list[Record | Refused]:  # noqa: ARG002 - files are there or not
-        found = [record for record, _ in zip(self._records, range(AT_ONCE), strict=False)]
+        found = list(islice(self._records, AT_ONCE))
         self._ended = not found
         return found
 

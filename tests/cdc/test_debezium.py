@@ -254,6 +254,14 @@ def test_a_file_delivered_again_under_another_name_changes_nothing(lake, tmp_pat
     assert stamps(lake) == STAMPS
 
 
+def test_a_file_is_read_to_its_end_however_many_pieces_it_is_read_in(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "AT_ONCE", 2)
+    file = write_lines(tmp_path / "events.jsonl", HISTORY)
+    report = intake(load_settings(), lambda positions: jsonl.Files([file], positions), stream="pay",
+                    catalogue=CATALOGUE, encoding=ENCODING, lake=lake, source=SOURCE)
+    assert (stamps(lake), report.waiting) == (STAMPS, 0)
+
+
 def test_a_lake_of_another_log_is_refused(lake):
     read(lake, HISTORY)
     with pytest.raises(CaptureError, match="was begun by debezium:pay, not by debezium:other"):

@@ -30,7 +30,7 @@ THERE_AND_BACK = [
     ("jsonb", '{"a": 12345678901234567890}'), ("text[]", '{a,"b,\\"c\\\\",NULL,"","NULL"," x"}'),
     ("integer[]", "{{1,NULL},{3,4}}"), ("numeric[]", "{1.10,NaN}"), ("boolean[]", "{t,NULL,f}"),
     ("bytea[]", '{"\\\\x01"}'), ("timestamp with time zone[]", '{"2026-01-01 00:00:00+00"}'),
-    ("date[]", "{2026-01-01}"),
+    ("date[]", "{2026-01-01}"), ("real[]", "{1e+06,0.1,-0,1e-05,0.0001,123456}"),
     ("double precision[]", "{1,1e+15,1e-07,1.234567890123456e+15}"), ("uuid", "00000000-0000-0000-0000-000000000001"),
 ]
 
@@ -47,7 +47,8 @@ def test_a_value_comes_back_as_the_server_wrote_it(kind, text):
 
 
 @pytest.mark.parametrize(("kind", "text"), [
-    ("hstore", '"a"=>"1", "bb"=>NULL, "q\\""=>"\\\\"'), ("vector", "[1,-2.5,3]"), ("mood", "ok"), ("int8", "7")])
+    ("hstore", '"a"=>"1", "bb"=>NULL, "q\\""=>"\\\\"'),
+    ("vector", "[1,-2.5,1.234567e+06,0,123456]"), ("mood", "ok"), ("int8", "7")])
 def test_a_value_of_the_databases_own_types_comes_back_too(kind, text):
     assert to_text(json.loads(json.dumps(to_json(text, kind, USER))), kind, USER, OURS) == text
 
