@@ -38,7 +38,7 @@ from stripe_platform.cdc.columns import TIMESTAMPTZ, text
 from stripe_platform.cdc.copying import CopyError, Leaf, RewrittenError, Session, Subject
 from stripe_platform.cdc.describe import describer, refuse_unnamed_rows
 from stripe_platform.cdc.manifest import Epoch, Manifest, canonical
-from stripe_platform.cdc.slot import ensure_slot, inspect, replication
+from stripe_platform.cdc.slot import create_slot, ensure_slot, inspect, replication
 from stripe_platform.cdc.sources import ConfiguredSource
 from stripe_platform.settings import Settings
 
@@ -138,12 +138,9 @@ def _renew(settings: Settings, source: ConfiguredSource, lake: Lake) -> None:
         state = inspect(connection, slot)
         if state.exists:
             connection.execute(sql.SQL("DROP_REPLICATION_SLOT {} WAIT").format(sql.Identifier(slot)))
-        row = connection.execute(sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER)")
-                                 .format(sql.Identifier(slot))).fetchone()
-        assert row is not None  # noqa: S101 - the command always answers one row
-        known = manifests.load_epochs(lake)
-        manifests.save_epoch(lake, Epoch(len(known) + 1, slot, state.system_identifier, state.timeline,
-                                         copying.lsn_int(str(row[1]))))
+        known, consistent = manifests.load_epochs(lake), create_slot(connection, slot)
+        manifests.save_epoch(lake, Epoch(
+            len(known) + 1, slot, state.system_identifier, state.timeline, consistent))
 
 
 class _Round:

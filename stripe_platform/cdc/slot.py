@@ -99,19 +99,22 @@ def ensure_slot(settings: Settings, lake: Lake | None = None, source: Source = O
         raise CaptureError(
             f"slot {slot} is gone from the source, changes after the last batch cannot be read: " + _remedy(source))
     if not state.exists:
-        failover = ", FAILOVER" if connection.info.server_version >= FAILOVER_SINCE else ""
-        created = connection.execute(sql.SQL(
-            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing'{})").format(
-                sql.Identifier(slot), sql.SQL(failover)))
-        row = created.fetchone()
-        assert row is not None  # noqa: S101 - the command always answers one row
-        consistent = lsn_int(str(row[1]))
+        consistent = create_slot(connection, slot)
     else:
         _let_it_fail_over(connection, slot, state)
         consistent = state.confirmed_lsn  # made by a call that was killed before it could write the record
     if not epochs:
         save_epoch(lake, Epoch(1, slot, state.system_identifier, state.timeline, consistent))
     return load_epochs(lake)[-1]
+
+
+def create_slot(connection: psycopg.Connection, slot: str) -> int:
+    """Make the slot, copied to standbys where the server can; the position from which on commits will be read."""
+    failover = ", FAILOVER" if connection.info.server_version >= FAILOVER_SINCE else ""
+    row = connection.execute(sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing'{})").format(
+        sql.Identifier(slot), sql.SQL(failover))).fetchone()
+    assert row is not None  # noqa: S101 - the command always answers one row
+    return lsn_int(str(row[1]))
 
 
 def _remedy(source: Source) -> str:
@@ -152,6 +155,12 @@ def refuse_a_foreign_slot(epoch: Epoch, state: SlotState, durable_lsn: int) -> N
         raise CaptureError(
             f"slot {epoch.slot} is on another server or timeline than the batches in the lake: point the CDC to the"
             " server it began with or to its promoted standby, or start with an empty lake and warehouse")
+    if same and state.wal_end < durable_lsn:
+        # Commits would go on below what is durable, and be taken for read.
+        raise CaptureError(
+            f"the log of slot {epoch.slot}'s server ends at {lsn_text(state.wal_end)}, durable batches end at"
+            f" {lsn_text(durable_lsn)}: it was restored to an earlier state; restore lake and warehouse to the same, or"
+            " start with an empty lake and warehouse")
     if state.wal_status == "lost":
         raise CaptureError(
             f"slot {epoch.slot} is lost, the server removed log it still needed: start with an empty lake and"

@@ -74,6 +74,7 @@ class Writer(threading.Thread):
                     f"delete from {table} where id = {one}",
                     f"insert into {table} values ({new}, 0, '{long_text(new)}') on conflict do nothing",
                 ]))
+                self.stopped.wait(0.002)
 
 
 @pytest.fixture(autouse=True)
@@ -83,19 +84,19 @@ def small_chunks(monkeypatch):
 
 
 def test_case_39_rows_from_before_the_slot_join_the_stream_while_it_goes_on(shop):
-    filled(shop, "c39", 400)
+    filled(shop, "c39", 1500)
     with Writer(shop.settings.variable("SHOP_OWNER_DSN"), "c39", SEED):
         report = take(shop, "c39", round_seconds=0.0)
     assert report.rounds > 1
     whole(shop, "c39")
-    assert shop.operations("c39").count("r") >= 400 - report.rounds * 40
+    assert shop.operations("c39").count("r") >= 1000  # the writer's four hundred keys aside, every row was read
 
 
 def test_case_39_killed_at_random_instants_it_goes_on_at_its_chunk(shop):
-    filled(shop, "c39_killed", 400)
+    filled(shop, "c39_killed", 1500)
     dice, kills = random.Random(SEED), 0  # noqa: S311 - a replayable fault run
     with Writer(shop.settings.variable("SHOP_OWNER_DSN"), "c39_killed", SEED + 1):
-        for _attempt in range(12):
+        for _attempt in range(6):
             child = os.fork()
             if not child:
                 try:
@@ -147,7 +148,7 @@ def test_case_39_killed_at_each_durable_step_it_loses_and_doubles_nothing(shop, 
 
 
 def test_case_50_a_table_taken_again_while_streaming_loses_to_the_stream_and_brings_no_deleted_row_back(shop):
-    filled(shop, "c50", 300)
+    filled(shop, "c50", 1500)
     take(shop, "c50")
     whole(shop, "c50")
     shop.warehouse.execute("update raw.shop__c50 set v = 'spoilt' where id % 7 = 0")

@@ -1,23 +1,28 @@
-"""Cases 31 to 36 and 49: days, batches that are missing or come again, kills at each durable step, odd bytes."""
+"""Cases 31 to 44 and 49: days, batches that are missing or come again, kills at each durable step, odd bytes."""
 
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
+import shutil
 import signal
+import time
+from contextlib import suppress
 from dataclasses import replace
 
 import psycopg
 import pytest
 from any_source import DAY
 
+from stripe_platform.cdc import capture as capturing
 from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact
-from stripe_platform.cdc.manifest import Chain, ChainError, last
+from stripe_platform.cdc.manifest import Chain, ChainError, Position, last, load_epochs
 from stripe_platform.cdc.metrics import slot_metrics
 from stripe_platform.cdc.pgoutput import lsn_int
-from stripe_platform.cdc.slot import Stream, ensure_slot
+from stripe_platform.cdc.slot import CaptureError, Stream, ensure_slot
 from stripe_platform.cdc.snapshots import state_at
 from stripe_platform.cdc.verify import verify
 from stripe_platform.warehouse import raw
@@ -50,6 +55,69 @@ def test_case_34_and_35_a_capture_killed_at_a_durable_step_loses_and_doubles_not
     assert verify(shop.settings, lake=shop.lake, source=shop.source).problems == []
 
 
+def test_case_37_an_apply_killed_inside_its_merge_converges(shop, monkeypatch):
+    shop.table("c37", "id integer primary key, v text")
+    shop.db.execute("insert into c37 select n, 'v' from generate_series(1, 30) n")
+    shop.agree("c37")
+    shop.db.execute("update c37 set v = 'w' where id % 2 = 0")
+    shop.db.execute("delete from c37 where id % 3 = 0")
+    shop.capture()
+    dsn = shop.settings.need("warehouse_dsn")
+    child = os.fork()
+    if not child:
+        try:
+            monkeypatch.setattr(raw, "_record", lambda *_args: os.kill(os.getpid(), signal.SIGKILL))
+            compact(shop.lake, "c37", DAY, first_day=DAY)
+            with psycopg.connect(dsn) as connection:
+                raw.apply(connection, shop.lake, "c37", [DAY], first_day=DAY)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(shop.raw_rows("c37", ["id", "v"])) == 30  # the half that was merged is not there
+    shop.agree("c37")
+
+
+def test_case_40_a_full_disk_stops_the_capture_and_loses_nothing(shop, monkeypatch):
+    shop.table("c40", "id integer primary key")
+    shop.capture()
+    shop.db.execute("insert into c40 select generate_series(1, 20)")
+    before = slot_metrics(shop.settings, shop.source, shop.lake)
+
+    def full(*_args, **_more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shop.lake), "put_files", full)
+        for _attempt in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                shop.capture()
+    after = slot_metrics(shop.settings, shop.source, shop.lake)
+    assert after.unacknowledged_bytes >= before.unacknowledged_bytes > 0
+    shop.agree("c40")
+    assert shop.operations("c40") == "c" * 20
+
+
+def test_case_41_a_capture_that_is_told_to_end_leaves_whole_batches(shop, monkeypatch):
+    shop.table("c41", "id integer primary key, v text")
+    monkeypatch.setattr(capturing, "BATCH_ROWS", 100)
+    for start in range(0, 3000, 50):
+        shop.db.execute(f"insert into c41 select n, repeat('v', 100) from generate_series({start}, {start + 49}) n")
+    child = os.fork()
+    if not child:
+        try:
+            shop.capture()
+        finally:
+            os._exit(0)
+    begun = len(Chain.load(shop.lake).manifests)
+    while len(Chain.load(shop.lake).manifests) < begun + 2 and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.005)
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+    shop.agree("c41")
+    assert shop.operations("c41") == "c" * 3000
+
+
 def test_case_36_the_slot_is_never_ahead_of_what_is_durable(shop):
     shop.table("c36", "id integer primary key")
     for n in range(3):
@@ -61,6 +129,25 @@ def test_case_36_the_slot_is_never_ahead_of_what_is_durable(shop):
         assert newest is not None
         assert lsn_int(confirmed) <= newest.to_lsn
     assert slot_metrics(shop.settings, shop.source, shop.lake).wal_status == "reserved"
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ("another server", "is on another server or timeline"), ("an earlier state", "was restored to an earlier state")])
+def test_case_44_a_source_that_was_replaced_or_restored_is_refused(shop, tmp_path, change, sentence):
+    shop.capture()
+    shutil.copytree(shop.lake.root, tmp_path / "lake")
+    lake = type(shop.lake)(tmp_path / "lake")
+    epoch = load_epochs(lake)[-1]
+    if change == "another server":
+        path = f"cdc/epochs/{epoch.ordinal:06d}.json"
+        lake.put(path, lake.read(path).replace(epoch.system_identifier.encode(), b"77"))
+    else:
+        Position(epoch.name, 1 << 45).save(lake)  # as if the lake had read on, and the server had gone back
+    before = lake.list("cdc/manifests")
+    shop.db.execute("select pg_logical_emit_message(true, 'theirs', 'x')")
+    with pytest.raises(CaptureError, match=sentence):
+        capture(shop.settings, lake=lake, source=shop.source)
+    assert lake.list("cdc/manifests") == before
 
 
 def test_case_49_bytes_that_are_no_text_are_kept_as_bytes_and_others_flow(servers, shop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 
@@ -60,3 +61,14 @@ def test_case_28_rows_with_ten_kilobytes_each_cost_no_more(shop):
         grown[rows] = peak_megabytes(lambda: capture(shop.settings, lake=shop.lake, source=shop.source))
     print(f"peak memory beyond the start: {grown}")
     assert grown[100_000] < grown[20_000] * 1.2 + 20
+
+
+def test_case_11_a_value_of_64_mebibytes_arrives_byte_by_byte(shop):
+    shop.table("c11", "id integer primary key, v bytea")
+    shop.db.execute("insert into c11 values (1, %s)", [os.urandom(64 << 20)])
+    shop.capture()
+    (expected,) = shop.db.execute("select md5(v) from c11").fetchone()
+    (row,) = shop.log("c11")
+    assert hashlib.md5(row["v"]).hexdigest() == expected  # noqa: S324 - PostgreSQL's own, no secret
+    shop.apply("c11")
+    assert shop.warehouse.execute("select md5(v) from raw.shop__c11").fetchone() == (expected,)
