@@ -111,12 +111,13 @@ def reconcile(settings: Settings, *, source: Source = OLTP, lake: Lake | None = 
         at = dt.datetime.now(dt.UTC)
         _bring(settings, source, lake, lsn)
         chain = Chain.load(lake)
-        wanted = {name: rest for name, *rest in _published(reader, source, settings)
-                  if name in catalogue_tables(chain, source) and (tables is None or name in tables)}
+        known = catalogue_tables(chain, source)
+        wanted = [each for each in _published(reader, source, settings)
+                  if each.name in known and (tables is None or each.name in tables)]
         proof = Proof(source.name, lsn_text(lsn), at.isoformat(timespec="seconds"))
         with progress.stage(f"compare {source.name} with its log", len(wanted)) as advance:
-            for name, (qualified, names, condition) in sorted(wanted.items()):
-                proof.tables.append(_compare(reader, lake, chain, settings, name, qualified, names, condition, lsn))
+            for each in sorted(wanted, key=lambda each: each.name):
+                proof.tables.append(_compare(reader, lake, chain, settings, each, lsn))
                 advance(1)
     proof.seconds = time.monotonic() - begun
     _publish(lake, proof)
@@ -160,19 +161,28 @@ def _bring(settings: Settings, source: Source, lake: Lake, lsn: int) -> None:
                                    f" {PATIENCE:.0f} s: look at its lag, then verify again") from None
 
 
-def _published(reader: psycopg.Connection, source: Source,
-               settings: Settings) -> list[tuple[str, sql.Identifier, list[str], str | None]]:
-    """(name in the lake, qualified name, published columns, row filter) of the publication's tables."""
+@dataclass(frozen=True)
+class _Subject:
+    """A published table: its name in the lake, where it is, its published columns and row filter."""
+
+    name: str
+    qualified: sql.Identifier
+    columns: list[str]
+    condition: str | None
+
+
+def _published(reader: psycopg.Connection, source: Source, settings: Settings) -> list[_Subject]:
     found = reader.execute(
         "select schemaname, tablename, attnames, rowfilter from pg_publication_tables where pubname = %s",
         [source.publication_name(settings)]).fetchall()
-    return [(table if schema == source.schema else f"{schema}.{table}", sql.Identifier(schema, table), list(names),
-             where)
-            for schema, table, names, where in found if f"{schema}.{table}" != source.calendar]
+    return [_Subject(table if schema == source.schema else f"{schema}.{table}", sql.Identifier(schema, table),
+                     list(names), condition)
+            for schema, table, names, condition in found if f"{schema}.{table}" != source.calendar]
 
 
-def _compare(reader: psycopg.Connection, lake: Lake, chain: Chain, settings: Settings, name: str,
-             qualified: sql.Identifier, names: Sequence[str], condition: str | None, lsn: int) -> TableProof:
+def _compare(reader: psycopg.Connection, lake: Lake, chain: Chain, settings: Settings, subject: _Subject,
+             lsn: int) -> TableProof:
+    name, names = subject.name, subject.columns
     proof = TableProof(name)
     try:
         state = state_before(lake, name, lsn, chain=chain, first_day=settings.first_day)
@@ -185,12 +195,13 @@ def _compare(reader: psycopg.Connection, lake: Lake, chain: Chain, settings: Set
     proof.unseen = sorted(set(names) - set(compared))
     here = {c: canonical.in_postgres(sql.Identifier(c).as_string(), kind) for c, kind in compared.items()}
     there = {c: canonical.in_duckdb(_quoted(c), state.schema.field(c).type, _exact(state, c)) for c in compared}
-    where = f" where {condition}" if condition else ""
+    where = f" where {subject.condition}" if subject.condition else ""
+    table = subject.qualified.as_string()
     question = _key_and_content(shape.key, here)
     answer = _key_and_content(shape.key, there)
     with _in_memory(state) as duck:
         source_side = _buckets(reader.execute(
-            canonical.digests(qualified.as_string(), *question, duck=False, where=where)).fetchall())  # type: ignore[call-overload]
+            canonical.digests(table, *question, duck=False, where=where)).fetchall())
         log_side = _buckets(duck.execute(canonical.digests("state", *answer, duck=True)).fetchall())
         proof.rows = sum(rows for rows, *_ in source_side.values())
         proof.rows_of_log = sum(rows for rows, *_ in log_side.values())
@@ -198,8 +209,8 @@ def _compare(reader: psycopg.Connection, lake: Lake, chain: Chain, settings: Set
         proof.buckets_differing = len(differing)
         if differing:
             _name(proof,
-                  reader.execute(canonical.rows_of(  # type: ignore[call-overload]
-                      qualified.as_string(), *question, differing, duck=False, where=where)).fetchall(),
+                  reader.execute(canonical.rows_of(
+                      table, *question, differing, duck=False, where=where)).fetchall(),
                   duck.execute(canonical.rows_of("state", *answer, differing, duck=True)).fetchall())
     return proof
 

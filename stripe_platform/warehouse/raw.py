@@ -396,9 +396,11 @@ def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend:
     """Mark rows as deleted where they stand, with the values they had; keys never seen become bare tombstones."""
     rows, target = with_fence(deleted, list(table.key)), table.identifier
     few = _are_few(table, rows)
-    stage, values = _given(table, rows) if few else (_new_stage(conn, table), {})
-    if not few:
-        copy_rows(conn, stage, rows)
+    stage: sql.Composable
+    if few:
+        stage, values = _given(table, rows)
+    else:
+        stage, values = _staged(conn, table, rows), {}
     fence = [name for name in rows.column_names if name not in table.key]
     same = sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in table.key)
     conn.execute(sql.SQL(
@@ -411,6 +413,12 @@ def _retire(conn: psycopg.Connection, table: Target, deleted: pa.Table, *, mend:
         target, every, every, stage, target, same), values or None)
     if not few:
         conn.execute(sql.SQL("drop table {}").format(stage))
+
+
+def _staged(conn: psycopg.Connection, table: Target, rows: pa.Table) -> sql.Identifier:
+    stage = _new_stage(conn, table)
+    copy_rows(conn, stage, rows)
+    return stage
 
 
 def _new_stage(conn: psycopg.Connection, table: Target) -> sql.Identifier:
