@@ -353,9 +353,8 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         copy_rows(conn, target, rows.filter(fresh), first=first)
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
-        stage = _new_stage(conn, table)
+        stage = _staged(conn, table, rows)
         origins = [f"_from_{name}" for name in key]
-        copy_rows(conn, stage, rows)
         if pc.any(pending).as_py():
             _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending), doomed=doomed)
         _upsert(conn, stage, {}, target, key, rows.column_names, mend=mend)
