@@ -295,10 +295,11 @@ def bench_cdc(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side.")] = 3,
     peers: Annotated[bool, typer.Option(help="Also Debezium; needs `make peers`.")] = True,
     deep: Annotated[bool, typer.Option(help="Also peak memory from 10^5 to 5*10^6 changes; takes minutes.")] = False,
+    follow: Annotated[bool, typer.Option(help="Also seconds from commit to visible, on servers of its own.")] = True,
     as_json: Json = False,
 ) -> None:
     """Land and apply changes beside Debezium, the raw drain of the slot and COPY. Example: bench cdc --json"""
-    from stripe_platform import local, progress
+    from stripe_platform import local, progress, stream_bench
     from stripe_platform.bench import Report
     from stripe_platform.cdc import bench
     from stripe_platform.embedded import servers
@@ -313,6 +314,8 @@ def bench_cdc(
         if peers:
             bench.snapshot(report, settings, servers.superuser(home, "oltp"), rounds=rounds)
         apply_bench.apply(report, settings, servers.superuser(home, "warehouse"), rounds=rounds)
+        if follow:
+            stream_bench.follow(report, settings, rounds=rounds)
         if deep:
             bench.memory(report, settings, servers.superuser(home, "oltp"))
     if as_json:

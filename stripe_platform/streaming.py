@@ -57,6 +57,7 @@ class StreamReport:
     carried: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     visible: dict[str, deque[Visible]] = field(default_factory=dict)
+    begun: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     def note(self, store: str, batches: list[Manifest]) -> None:
         now = dt.datetime.now(dt.UTC)
@@ -68,8 +69,11 @@ class StreamReport:
                 seen.append(Visible(batch.seq, batch.changes, commits, now))
 
     def lag(self, store: str, share: float) -> float | None:
-        """Seconds from commit to visible that this share of batches stayed below, by their oldest commit."""
-        worst = sorted(v.worst_seconds for v in self.visible.get(store, ()))
+        """Seconds from commit to visible that this share of batches stayed below, by their oldest commit.
+
+        What was committed before it followed was late already and does not count.
+        """
+        worst = sorted(v.worst_seconds for v in self.visible.get(store, ()) if v.commits[0] >= self.begun)
         return round(worst[min(len(worst) - 1, int(len(worst) * share))], 3) if worst else None
 
     def as_json(self) -> dict[str, Any]:
@@ -139,6 +143,7 @@ class _Stores:
     def __init__(self, settings: Settings, lake: Lake, opened: ExitStack, report: StreamReport) -> None:
         from resources.mongo import MongoResource
         from resources.warehouse import connect_postgres
+        from stripe_platform.documents import change_log
         from stripe_platform.documents.setup import ensure_collections
         from stripe_platform.warehouse.stream import RawStream
 
@@ -147,6 +152,7 @@ class _Stores:
         self._raw_connection.autocommit = True
         self._documents = opened.enter_context(MongoResource().database())
         ensure_collections(self._documents)
+        self._duck = opened.enter_context(change_log.in_memory())
         self._raw: RawStream = RawStream(self._raw_connection, lake, OLTP.name, settings.first_day)
         self._chain = Chain.load(lake)
         self._raw_at = self._raw.position(self._chain)
@@ -178,7 +184,7 @@ class _Stores:
     def _carry_documents(self, take: Callable[..., int]) -> None:
         while self._documents_at < self._raw_at:
             some = list(self._chain.manifests[self._documents_at:min(self._raw_at, self._documents_at + AT_ONCE)])
-            take(self._documents, self._raw_connection, self._lake, self._chain, some)
+            take(self._documents, self._raw_connection, self._duck, self._lake, self._chain, some)
             self._documents_at = some[-1].seq
             self._report.note("documents", some)
 

@@ -22,6 +22,8 @@ from stripe_platform.cdc.daily import Daily
 from stripe_platform.cdc.manifest import Chain, ChainError
 from stripe_platform.settings import load_settings
 
+SMALL = 1 << 20  # bytes of a file that waking threads would cost more than it saves
+
 
 def compact(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
             first_day: dt.date | None = None) -> Daily:
@@ -66,7 +68,7 @@ def read_batch_file(lake: Lake, source: dailies.Source) -> pa.Table:
     data = lake.read(source.path)
     if hashlib.sha256(data).hexdigest() != source.sha256:
         raise ChainError(f"{source.path} is not what its manifest says: restore it from a backup")
-    return pq.read_table(pa.BufferReader(data))
+    return pq.read_table(pa.BufferReader(data), use_threads=len(data) > SMALL)
 
 
 def gather(lake: Lake, table: str, sources: Sequence[dailies.Source], chain: Chain) -> pa.Table:

@@ -34,7 +34,7 @@ class ChangeLogError(RuntimeError):
 _VERSION = "format('{}:{:016x}:{:08x}', _epoch, _commit_lsn, _ord)"
 
 _CHARGES = f"""
-create temp table charge_now as
+create or replace temp table charge_now as
 select * exclude (_rank) from (
     select *, {_VERSION} as version,
         bool_or(_op = 'c') over (partition by id) as created_here,
@@ -42,7 +42,7 @@ select * exclude (_rank) from (
     from charges
 ) where _rank = 1;
 
-create temp table outcome_now as
+create or replace temp table outcome_now as
 select * from (
     select charge_id, type, network_status, reason, risk_level, risk_score, {_VERSION} as version
     from charge_outcomes
@@ -50,7 +50,7 @@ select * from (
 );
 
 -- Of several disputes the fraudulent one says most; the fence is the newest change of any of them.
-create temp table dispute_now as
+create or replace temp table dispute_now as
 select charge_id, id, reason, status, amount, created, max(version) over (partition by charge_id) as version
 from (
     select *, {_VERSION} as version from disputes
@@ -153,19 +153,25 @@ def opened(lake: Lake, days: Sequence[dt.date]) -> Iterator[ChangeLog]:
         yield _prepared(connection, first, f"ledger days {first}..{last}")
 
 
-@contextmanager
-def opened_rows(changes: Mapping[str, pa.Table], looked_up: Mapping[str, pa.Table]) -> Iterator[ChangeLog]:
-    """The log of a few batches. `changes`: of charges and charge_outcomes, and all disputes of their charges with
-    `_ledger_day` = `FRESH` where they changed now. `looked_up`: rows of `LOOKED_UP` that the charges name.
-    """
+def in_memory() -> duckdb.DuckDBPyConnection:
+    """A database for the logs of few batches, one after the other; opening it costs more than a batch."""
     import duckdb
 
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        for table, rows in {**changes, **looked_up}.items():
-            connection.register(f"given_{table}", rows)
-            connection.execute(f"create temp table {table} as select * from given_{table}")  # noqa: S608
-        yield _prepared(connection, FRESH, "the newest batches")
+    connection = duckdb.connect()
+    connection.execute("set timezone = 'UTC'; set threads = 1")
+    return connection
+
+
+def of_rows(connection: duckdb.DuckDBPyConnection, changes: Mapping[str, pa.Table],
+            looked_up: Mapping[str, pa.Table]) -> ChangeLog:
+    """The log of a few batches, until the connection is given the next. `changes`: of charges and charge_outcomes, and
+    all disputes of their charges, with `_ledger_day` = `FRESH` where they changed now. `looked_up`: rows of
+    `LOOKED_UP` that the charges name.
+    """
+    for table, rows in {**changes, **looked_up}.items():
+        connection.register(f"given_{table}", rows)
+        connection.execute(f"create or replace temp table {table} as select * from given_{table}")  # noqa: S608
+    return _prepared(connection, FRESH, "the newest batches")
 
 
 def _prepared(connection: duckdb.DuckDBPyConnection, first: dt.date, what: str) -> ChangeLog:

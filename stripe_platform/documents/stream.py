@@ -19,6 +19,7 @@ from stripe_platform.documents import change_log, transactions
 from stripe_platform.documents.control import streamed, streaming
 
 if TYPE_CHECKING:
+    import duckdb
     import psycopg
     from pymongo.database import Database
 
@@ -41,9 +42,9 @@ _LOOKED_UP_TYPES = {"id": pa.string(), "token": pa.string(), "country": pa.strin
                     "longitude": pa.float64()}  # fmt: skip
 
 
-def take(db: Database[Document], conn: psycopg.Connection, lake: Lake, chain: Chain,
+def take(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPyConnection, lake: Lake, chain: Chain,
          batches: Sequence[Manifest]) -> int:
-    """Bring batches that raw holds already into `transactions`; documents written.
+    """Bring batches that raw holds already into `transactions`; documents written. `duck`: of `change_log.in_memory`.
 
     Repeated, killed or overtaken by a load of their day, they change nothing that is newer.
     """
@@ -61,10 +62,10 @@ def take(db: Database[Document], conn: psycopg.Connection, lake: Lake, chain: Ch
     changes["disputes"] = _disputes(conn, sorted(set().union(*touched.values()) - {None}), disputed)
     looked_up = {table: _looked_up(conn, table, sorted(set(changes["charges"][column].to_pylist()) - {None}))
                  for table, column in _NAMED_BY.items()}
-    with change_log.opened_rows(changes, looked_up) as log:
-        streaming(db, transactions.NAME, batches[0].seq - 1, through)
-        report = transactions.take(db, log)
-        streaming(db, transactions.NAME, through, through)
+    log = change_log.of_rows(duck, changes, looked_up)
+    streaming(db, transactions.NAME, batches[0].seq - 1, through)
+    report = transactions.take(db, log)
+    streaming(db, transactions.NAME, through, through)
     return report.inserted + report.updated
 
 

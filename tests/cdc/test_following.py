@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from cdc_source import FIRST, accounts, close, owner, reference
-from killing import in_child
+from killing import die, in_child
 
 from stripe_platform.cdc.capture import Following, capture
 from stripe_platform.cdc.manifest import Chain, Manifest
@@ -94,13 +94,16 @@ def test_a_follower_killed_again_and_again_loses_and_doubles_nothing(source, sto
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for seconds in (0.3, 0.5, 0.2, 0.7, 0.4):
-            status = in_child(
-                lambda: capture(source, following=Following(threading.Event(), lambda _batch: None, 0.02)), seconds)
+        for batches in (1, 3, 2):
+            landed = iter([None] * (batches - 1))
+            status = in_child(lambda landed=landed: capture(source, following=Following(
+                threading.Event(), lambda _batch: next(landed, 0) is None or die(), 0.02)))
             assert os.WTERMSIG(status) == signal.SIGKILL
+        for seconds in (0.6, 0.9):  # wherever it is then
+            in_child(lambda: capture(source, following=Following(threading.Event(), lambda _: None, 0.02)), seconds)
     finally:
         over.set()
         writer.join()
     proof = reconcile(source, tables=["accounts"])
     assert (proof.problems(), proof.rows) == ([], written * 7)
-    assert len(Chain.load(store).manifests) > 5
+    assert len(Chain.load(store).manifests) > 6

@@ -1,0 +1,137 @@
+"""`bench cdc --follow`: seconds from a payment's commit until raw and the documents show it, while payments come.
+
+A platform of its own, in a scratch folder: servers, `cdc follow` as the process that production runs, and writers that
+make payments at a steady pace. A batch counts by its oldest commit, so that no change waited longer than it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from stripe_platform import progress
+from stripe_platform.bench import Report
+from stripe_platform.embedded.scratch import scratch
+from stripe_platform.keyring import open_keyring
+from stripe_platform.oltp import write
+from stripe_platform.oltp.reference import seed_books
+from stripe_platform.reference.database import connect
+from stripe_platform.reference.sync import sync
+from stripe_platform.reference.write import register_merchant, rename_merchant
+from stripe_platform.settings import Settings
+
+WRITERS, CHANGES_PER_PAYMENT = 2, 13
+RATE = 1_000  # changes a second
+P50_GOAL, P99_GOAL, REFERENCE_GOAL = 0.5, 2.0, 2.0
+PATIENCE = 20.0
+
+
+def follow(report: Report, settings: Settings, *, seconds: float = 20.0, rounds: int = 3) -> None:
+    """Latencies by store as figures and bars, and of a change of the reference until raw shows it."""
+    with scratch(settings.home, "follow") as folder, _platform(folder / "home") as own, \
+            progress.stage("follow", rounds + 1) as advance:  # fmt: skip
+        shop = _shop(own)
+        advance(1)
+        for _ in range(rounds):
+            found = _round(own, shop, seconds, report)
+            report.add("changes a second while followed", found["changes"] / found["seconds"], "changes a second")
+            for store, lag in found["lag_seconds"].items():
+                report.add(f"commit to visible in {store}, p50", lag["p50"], "seconds")
+                report.add(f"commit to visible in {store}, p99", lag["p99"], "seconds")
+            advance(1)
+    for store in ("raw", "documents"):
+        for share, goal in (("p50", P50_GOAL), ("p99", P99_GOAL)):
+            value = report.median(f"commit to visible in {store}, {share}")
+            report.bar(f"visible in {store}, {share}", value, goal, at_most=True)
+    report.bar("reference change in copies and raw", report.median("reference change to visible in raw"),
+               REFERENCE_GOAL, at_most=True)
+
+
+@contextmanager
+def _platform(home: Path) -> Iterator[Settings]:
+    """Servers of their own, as `up` makes them, and the settings to reach them."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STRIPE_PLATFORM_")}
+    environment["STRIPE_PLATFORM_HOME"] = str(home)
+    tool = [sys.executable, "-c", "from stripe_platform.cli import main; main()"]
+    subprocess.run([*tool, "up"], env=environment, check=True, capture_output=True)
+    try:
+        values = dotenv_values(home / "connections.env")
+        known = {name: SecretStr(str(value)) for variable, value in values.items()
+                 if (name := variable.removeprefix("STRIPE_PLATFORM_").lower()).endswith("_dsn")}
+        yield Settings(home=home, **known)  # type: ignore[arg-type]
+    finally:
+        subprocess.run([*tool, "down"], env=environment, check=False, capture_output=True)
+
+
+def _shop(settings: Settings) -> tuple[str, str, str]:
+    with connect(settings) as conn:
+        account = register_merchant(conn, name="Shop", country="FR", currency="eur", mcc="5411")
+    sync(settings)
+    with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+        with conn.transaction():
+            seed_books(conn)
+        customer = write.create_customer(conn, open_keyring(settings), name="Ada", email=None, country="FR",
+                                         currency="eur")
+        method = write.create_payment_method(conn, customer_id=customer, brand="visa", last4="4242", exp_month=1,
+                                             exp_year=2030, funding="credit", country="FR")
+    return account, customer, method
+
+
+def _round(settings: Settings, shop: tuple[str, str, str], seconds: float, report: Report) -> dict:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STRIPE_PLATFORM_")}
+    environment["STRIPE_PLATFORM_HOME"] = str(settings.home)
+    follower = subprocess.Popen(
+        [sys.executable, "-c", "from stripe_platform.cli import main; main()", "cdc", "follow", "--json"],
+        env=environment, stdout=subprocess.PIPE, text=True)
+    over = threading.Event()
+    writers = [threading.Thread(target=_pay, args=(settings, shop, over)) for _ in range(WRITERS)]
+    try:
+        _rename(settings, shop[0], "ready")  # the follower is up when it carries this
+        for writer in writers:
+            writer.start()
+        time.sleep(seconds / 2)
+        report.add("reference change to visible in raw", _rename(settings, shop[0], f"{time.time()}"), "seconds")
+        time.sleep(seconds / 2)
+    finally:
+        over.set()
+        for writer in writers:
+            writer.join()
+        follower.terminate()
+    out, _ = follower.communicate(timeout=120)
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def _pay(settings: Settings, shop: tuple[str, str, str], over: threading.Event) -> None:
+    account, customer, method = shop
+    pause, due = WRITERS * CHANGES_PER_PAYMENT / RATE, time.monotonic()
+    with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+        while not over.is_set():
+            write.create_payment(conn, account_id=account, customer_id=customer, payment_method_id=method, amount=1000,
+                                 currency="eur")
+            due += pause
+            time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _rename(settings: Settings, account: str, name: str) -> float:
+    """Seconds until raw shows a merchant's new name."""
+    with connect(settings) as conn:
+        rename_merchant(conn, account, name)
+    begun = time.monotonic()
+    with psycopg.connect(settings.need("warehouse_dsn"), autocommit=True) as raw:
+        while time.monotonic() - begun < PATIENCE:
+            stands = raw.execute("select to_regclass('raw.accounts')").fetchone() != (None,)
+            if stands and raw.execute("select name from raw.accounts where id = %s", [account]).fetchone() == (name,):
+                return time.monotonic() - begun
+            time.sleep(0.01)
+    raise TimeoutError(f"raw did not show a changed merchant within {PATIENCE:.0f} s: look at the follower's log")
