@@ -31,7 +31,7 @@ def _exact(rows: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
     return pc.coalesce(rows[name + EXACT].combine_chunks(), text(rows[name].combine_chunks()))
 
 
-def copy_rows(conn: psycopg.Connection, target: sql.Identifier, rows: pa.Table, *, first: bool = False) -> None:
+def copy_rows(conn: psycopg.Connection, target: sql.Composable, rows: pa.Table, *, first: bool = False) -> None:
     """COPY as CSV: Arrow quotes every text and leaves NULL bare, exactly as PostgreSQL reads it.
 
     `first`: the table is empty; truncated in the same transaction it needs no log and its rows are born frozen.
