@@ -7,15 +7,19 @@ one op for all tables would close a circle.
 import datetime as dt
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
-from resources.lake import LakeResource
+from resources.lake import Lake, LakeResource
 from stripe_platform.cdc import snapshots as states
 from stripe_platform.cdc.capture import CaptureError, CaptureReport, capture
 from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import schema_of
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.metrics import slot_metrics
+from stripe_platform.cdc.reconcile import verified
+from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, Table, key
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
@@ -36,12 +40,26 @@ def batches(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materia
     report = _capture_until(lake, days[-1])
     chain = Chain.load(lake.open())
     by_day = {d.isoformat(): sum(m.changes for m in chain.batches(d, load_settings().first_day)) for d in days}
-    return dg.MaterializeResult(metadata={
+    return dg.MaterializeResult(metadata=_dashboard(lake.open(), chain) | {
         "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
         "captured_now": report.total, "batches_now": len(report.batches), "transactions_now": report.transactions,
         "rows_per_second": round(report.rows_per_second), "open_day": str(report.open_day),
         "through_seq": chain.manifests[-1].seq if chain.manifests else 0, "seconds": round(report.seconds, 3),
     })
+
+
+def _dashboard(lake: Lake, chain: Chain) -> dict[str, Any]:
+    """How the log does, in numbers that Dagster plots over the asset's materializations."""
+    slot, known = slot_metrics(load_settings(), OLTP, lake), verified(lake)
+    return {
+        "slot_unacknowledged_bytes": slot.unacknowledged_bytes, "slot_kept_bytes": slot.kept_bytes,
+        "slot_status": slot.wal_status, "seconds_behind": slot.seconds_behind or 0.0,
+        "values_kept_as_text": sum(sum(m.unrepresentable.values()) for m in chain.manifests),
+        "tables_verified": sum("verified_through" in facts for facts in known.values()),
+        "tables_differing": sum("differs_at" in facts for facts in known.values()),
+        "verified_through": dg.MetadataValue.json(
+            {table: facts.get("verified_through", "never") for table, facts in known.items()}),
+    }
 
 
 def _capture_until(lake: LakeResource, day: dt.date) -> CaptureReport:
@@ -92,13 +110,14 @@ def _compacted(op: str, names: Sequence[str], deps: Deps, *,
             _capture_until(lake, days[-1])
         opened, settings = lake.open(), load_settings()
         chosen = sorted(k.path[-1] for k in context.selected_asset_keys)
-        made = compact_range(opened, chosen, days, first_day=settings.first_day)
+        made, proven = compact_range(opened, chosen, days, first_day=settings.first_day), verified(opened)
         seconds = round(time.monotonic() - begun, 3)
         for name in chosen:
             by_day = {d.day.isoformat(): d.rows for d in made[name]}
             yield dg.MaterializeResult(asset_key=key("cdc", name), metadata={
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day), "seconds": seconds,
                 "dagster/uri": f"{opened.url}/cdc/daily/{name}",
+                "verified_through": proven.get(name, {}).get("verified_through", "never"),
                 "open_days": sum(not d.closed for d in made[name])})
 
     return compacted

@@ -277,7 +277,7 @@ def _publish(lake: Lake, proof: Proof) -> None:
         if table.equal:
             known[table.table] = {"verified_through": proof.lsn, "at": proof.at, "rows": table.rows}
         else:
-            known[table.table] = {**known.get(table.table, {}), "differs_at": proof.lsn}
+            known[table.table] = known.get(table.table, {}) | {"differs_at": proof.lsn}
     lake.put(VERIFIED, canonical_json(known))
 
 

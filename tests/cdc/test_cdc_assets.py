@@ -14,6 +14,7 @@ from resources.lake import LakeResource, open_lake
 from resources.warehouse import WarehouseResource, connect_postgres
 from stripe_platform.cdc.assets import CDC_ASSETS
 from stripe_platform.cdc.capture import ensure_slot
+from stripe_platform.cdc.reconcile import reconcile
 from stripe_platform.cdc.verify import verify
 from stripe_platform.keys import OLTP_TABLES, UNDATED, key
 from stripe_platform.settings import load_settings
@@ -78,6 +79,25 @@ def test_a_range_of_days_is_one_run_from_the_log_to_raw_and_snapshots(oltp, ware
         "2026-06-01": 5, "2026-06-02": 10, "2026-06-03": 15}
     with connect_postgres(load_settings().need("warehouse_dsn")) as connection:
         assert raw_state(connection, "accounts") == expected
+
+
+def test_the_log_says_on_its_asset_how_it_does_and_how_far_it_is_proved(oltp, warehouse, lake, monkeypatch):
+    monkeypatch.setenv("STRIPE_PLATFORM_FIRST_DAY", FIRST.isoformat())
+    three_days()
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def told(name: str) -> dict:
+            assert run("moved", FIRST, LAST, instance).success
+            event = instance.get_latest_materialization_event(dg.AssetKey(["cdc", name]))
+            return {key: value.value for key, value in event.asset_materialization.metadata.items()}
+
+        before = told("batches")
+        assert (before["slot_status"], before["tables_verified"], before["tables_differing"]) == ("reserved", 0, 0)
+        assert told("accounts")["verified_through"] == "never"
+        proof = reconcile(load_settings())
+        after = told("batches")
+        assert after["tables_verified"] == len(proof.tables)
+        assert after["verified_through"]["accounts"] == proof.lsn == told("accounts")["verified_through"]
 
 
 def test_the_lake_may_be_a_bucket(oltp, warehouse, bucket, monkeypatch):

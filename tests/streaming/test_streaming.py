@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from killing import in_child
+from company import differing, followed_to_the_end
 from oltp_shop import Shop
 
 from asset_checks.judge import ROWS
@@ -23,7 +20,6 @@ from asset_checks.suites import raw as raw_checks
 from resources.mongo import MongoResource
 from resources.warehouse import connect_postgres
 from stripe_platform import streaming
-from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact_range
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.documents import transactions
@@ -36,7 +32,6 @@ from stripe_platform.warehouse import raw
 pytestmark = pytest.mark.servers
 PATIENCE = 30.0
 SEED = 20261122
-TABLES = ("charges", "charge_outcomes", "refunds", "disputes", "balance_transactions", "events")
 
 
 @contextmanager
@@ -61,13 +56,6 @@ def followed(settings: Settings) -> Iterator[streaming.StreamReport]:
     assert failed == []
 
 
-def followed_to_the_end(settings: Settings) -> None:
-    """A follower that is stopped lands what it has read; this carries what was committed until now."""
-    capture(settings)
-    with followed(settings):
-        pass
-
-
 def soon(found: Callable[[], object], wanted: object) -> None:
     end = time.monotonic() + PATIENCE
     while (seen := found()) != wanted:
@@ -86,24 +74,6 @@ def in_raw(settings: Settings, query: str) -> object:
 def document(charge: str) -> dict:
     with MongoResource().database() as db:
         return db["transactions"].find_one({"_id": charge}) or {}
-
-
-def differing(settings: Settings) -> list[str]:
-    """Raw tables and documents that do not equal what the OLTP says."""
-    wrong = []
-    with psycopg.connect(settings.need("oltp_dsn")) as there, connect_postgres(settings.need("warehouse_dsn")) as here:
-        for table in TABLES:
-            names = ", ".join(name for name, _kind in raw.columns_of(table))
-            query = "select {} from {}.{} order by 1, 2"
-            rows = there.execute(query.format(names, "oltp", table)).fetchall()
-            stands = here.execute("select to_regclass(%s)", [f"raw.{table}"]).fetchone() != (None,)
-            found = here.execute(query.format(names, "raw", table)).fetchall() if stands else []
-            wrong += [table] if rows != found else []
-        charges = there.execute("select id, amount, amount_refunded from oltp.charges order by 1").fetchall()
-    with MongoResource().database() as db:
-        seen = [(d["_id"], int(d["amount"]), int(d["amount_refunded"]))
-                for d in db["transactions"].find().sort("_id", 1)]
-    return wrong + (["documents"] if seen != charges else [])
 
 
 def test_a_payment_its_refund_and_its_dispute_are_seen_in_both_stores(shop: Shop):
@@ -166,31 +136,6 @@ def test_the_days_find_what_was_streamed_and_the_checks_hold_while_it_goes_on(sh
         finally:
             over.set()
             payer.join()
-    followed_to_the_end(settings)
-    assert differing(settings) == []
-
-
-def test_killed_at_any_instant_it_ends_with_what_the_source_has(shop: Shop):
-    settings, over, dice = shop.settings, threading.Event(), random.Random(SEED)  # noqa: S311
-
-    def live() -> None:
-        with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
-            while not over.is_set():
-                made = write.create_payment(conn, account_id=shop.account, customer_id=shop.customer,
-                                            payment_method_id=shop.method, amount=900, currency="eur")
-                if dice.random() < 0.3:
-                    write.create_refund(conn, charge_id=made.charge_id, amount=100, currency="eur")
-
-    payer = threading.Thread(target=live)
-    payer.start()
-    try:
-        for _ in range(6):
-            status = in_child(lambda: streaming.follow(settings, stop=threading.Event(), every=0.03),
-                              dice.uniform(0.3, 1.5))
-            assert os.WTERMSIG(status) == signal.SIGKILL
-    finally:
-        over.set()
-        payer.join()
     followed_to_the_end(settings)
     assert differing(settings) == []
 

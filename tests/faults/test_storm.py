@@ -1,0 +1,159 @@
+"""Two hundred kills: capture, following, compaction, apply, databases and document server, while payments are made.
+
+`FAULT_SEED` replays a run, `STORM` says how many kills. Afterwards source, log, raw and documents hold the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+import psycopg
+import pytest
+from company import differing, followed_to_the_end
+from killing import in_child
+from oltp_shop import Shop
+
+from resources.lake import LocalLake, open_lake
+from resources.warehouse import connect_postgres
+from stripe_platform import streaming
+from stripe_platform.cdc.batches import BatchWriter
+from stripe_platform.cdc.capture import CaptureBusyError, capture
+from stripe_platform.cdc.compact import compact_range
+from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.reconcile import reconcile
+from stripe_platform.cdc.verify import verify
+from stripe_platform.embedded import servers as embedded
+from stripe_platform.oltp import write
+from stripe_platform.oltp.errors import WriteError
+from stripe_platform.settings import Settings
+from stripe_platform.warehouse import raw
+
+pytestmark = [pytest.mark.faults, pytest.mark.servers]
+KILLS = int(os.environ.get("STORM", "200"))
+TABLES = ["charges", "charge_outcomes", "balance_transactions", "events"]
+
+
+class Storm:
+    """One platform under fire; every method ends something in the middle of its work."""
+
+    def __init__(self, settings: Settings, home, dice: random.Random) -> None:
+        self.settings, self.home, self.dice, self.counts = settings, home, dice, Counter()
+
+    def strike(self) -> None:
+        name = self.dice.choices(["follow", "capture", "compact", "apply", "disk_full", "two_writers", "server"],
+                                 [40, 20, 12, 12, 6, 6, 4])[0]
+        self.counts[name] += 1
+        getattr(self, name)()
+
+    def _killed(self, work: Callable[[], object], longest: float) -> None:
+        in_child(work, self.dice.uniform(0.0, longest))
+
+    def follow(self) -> None:
+        self._killed(lambda: streaming.follow(self.settings, stop=threading.Event(), every=0.03), 1.2)
+
+    def capture(self) -> None:
+        self._killed(lambda: capture(self.settings), 0.4)
+
+    def compact(self) -> None:
+        lake = open_lake(self.settings)
+        day = Chain.load(lake).open_day(self.settings.first_day)
+        self._killed(lambda: compact_range(lake, TABLES, [day]), 0.3)
+
+    def apply(self) -> None:
+        lake = open_lake(self.settings)
+        day = Chain.load(lake).open_day(self.settings.first_day)
+
+        def work() -> None:
+            compact_range(lake, TABLES, [day])
+            with connect_postgres(self.settings.need("warehouse_dsn")) as conn:
+                for table in TABLES:
+                    raw.apply(conn, lake, table, [day])
+
+        self._killed(work, 0.8)
+
+    def disk_full(self) -> None:
+        """The disk is full at a batch's files or at its manifest: the capture ends with an error, nothing is torn."""
+        broken = self.dice.choice([(BatchWriter, "finish"), (LocalLake, "put_if_absent")])
+
+        def full(*_args: object) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        def work() -> None:
+            setattr(*broken, full)
+            capture(self.settings)
+
+        in_child(work)
+
+    def two_writers(self) -> None:
+        """A second capture beside one that is killed: it waits, is answered, or is refused; never do both write."""
+        def second() -> None:
+            try:
+                capture(self.settings, wait_seconds=0.3)
+            except CaptureBusyError:
+                return
+
+        beside = threading.Thread(target=lambda: in_child(second))
+        beside.start()
+        self.capture()
+        beside.join()
+
+    def server(self) -> None:
+        """kill -9 of a whole server, and its start."""
+        name = self.dice.choice(["oltp", "warehouse", "documents"])
+        found = next(row for row in embedded.status(self.home) if row["name"] == name)
+        main = psutil.Process(int(found["pid"]))
+        for process in [*main.children(recursive=True), main]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:  # a session that ended with its client
+                continue
+        main.wait(30)
+        embedded.up(self.home, {}, fsync=False)
+
+
+def test_after_two_hundred_kills_every_store_holds_what_the_source_has(shop: Shop, servers):
+    seed = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"FAULT_SEED={seed}")
+    settings, over, made = shop.settings, threading.Event(), Counter[str]()
+
+    def live() -> None:
+        dice = random.Random(seed + 1)  # noqa: S311 - a replayable run
+        while not over.is_set():
+            try:
+                with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
+                    while not over.is_set():
+                        payment = write.create_payment(
+                            conn, account_id=shop.account, customer_id=shop.customer, payment_method_id=shop.method,
+                            amount=dice.randrange(200, 9_000), currency="eur")
+                        made["payments"] += 1
+                        if dice.random() < 0.3:
+                            write.create_refund(conn, charge_id=payment.charge_id, amount=100, currency="eur")
+                        elif dice.random() < 0.1:
+                            write.create_dispute(conn, charge_id=payment.charge_id, amount=150, currency="eur",
+                                                 reason="general")
+                        over.wait(0.01)
+            except (psycopg.OperationalError, WriteError):
+                made["interrupted"] += 1
+                over.wait(0.1)
+
+    storm = Storm(settings, servers.home, random.Random(seed))  # noqa: S311 - a replayable run
+    writer = threading.Thread(target=live)
+    writer.start()
+    try:
+        for _ in range(KILLS):
+            storm.strike()
+    finally:
+        over.set()
+        writer.join()
+    followed_to_the_end(settings)
+    print(f"FAULT_SEED={seed}: {dict(storm.counts)}, {dict(made)}")
+    assert verify(settings).problems == [], f"FAULT_SEED={seed}"
+    assert reconcile(settings).problems() == [], f"FAULT_SEED={seed}"
+    assert differing(settings) == [], f"FAULT_SEED={seed}"
+    assert made["payments"] > KILLS
