@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Callable
 
 
-def in_child(work: Callable[[], object], kill_after: float | None = None) -> int:
-    """Run `work` in a forked process, kill -9 it after some seconds if it still runs; its wait status."""
+def start(work: Callable[[], object]) -> int:
+    """Run `work` in a forked process; its pid."""
     child = os.fork()
     if not child:
         code = 1
@@ -22,6 +22,12 @@ def in_child(work: Callable[[], object], kill_after: float | None = None) -> int
             raise
         finally:
             os._exit(code)
+    return child
+
+
+def in_child(work: Callable[[], object], kill_after: float | None = None) -> int:
+    """Run `work` in a forked process, kill -9 it after some seconds if it still runs; its wait status."""
+    child = start(work)
     if kill_after is not None:
         until = time.monotonic() + kill_after
         while time.monotonic() < until:

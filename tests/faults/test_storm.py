@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import pytest
 from company import differing, followed_to_the_end
-from killing import in_child
+from killing import in_child, start
 from oltp_shop import Shop
 
 from resources.lake import LocalLake, open_lake
@@ -98,10 +98,9 @@ class Storm:
             except CaptureBusyError:
                 return
 
-        beside = threading.Thread(target=lambda: in_child(second))
-        beside.start()
+        beside = start(second)
         self.capture()
-        beside.join()
+        os.waitpid(beside, 0)
 
     def server(self) -> None:
         """kill -9 of a whole server, and its start."""
