@@ -1,7 +1,7 @@
 """`bench cdc --follow`: seconds from a payment's commit until raw and the documents show it, while payments come.
 
 A platform of its own, in a scratch folder: servers, `cdc follow` as the process that production runs, and writers that
-make payments at a steady pace. A batch counts by its oldest commit, so that no change waited longer than it says.
+make payments at a steady pace. The commits of a batch are taken as evenly spread between its first and its last.
 """
 
 from __future__ import annotations

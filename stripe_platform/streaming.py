@@ -32,6 +32,7 @@ EVERY = 0.2  # seconds a commit may wait for its batch
 AT_ONCE = 200  # batches of one transaction while a store catches up
 BACKOFF = (0.5, 1.0, 2.0, 5.0)  # seconds after the first, second, ... failure of a store
 WAKE = 0.5  # seconds after which an idle store looks whether it is over
+SPREAD = 11  # instants at which a batch's commits are taken to have come
 REMEMBERED = 10_000  # batches whose times are kept for the report
 
 
@@ -44,9 +45,10 @@ class Visible:
     commits: tuple[dt.datetime, dt.datetime]
     at: dt.datetime
 
-    @property
-    def worst_seconds(self) -> float:
-        return (self.at - self.commits[0]).total_seconds()
+    def seconds(self) -> list[float]:
+        """From commit to visible of its first commit, its last, and those evenly spread between them."""
+        longest, shortest = ((self.at - commit).total_seconds() for commit in self.commits)
+        return [longest + (shortest - longest) * n / (SPREAD - 1) for n in range(SPREAD)]
 
 
 @dataclass
@@ -69,12 +71,18 @@ class StreamReport:
                 seen.append(Visible(batch.seq, batch.changes, commits, now))
 
     def lag(self, store: str, share: float) -> float | None:
-        """Seconds from commit to visible that this share of batches stayed below, by their oldest commit.
+        """Seconds from commit to visible that this share of changes stayed below.
 
         What was committed before it followed was late already and does not count.
         """
-        worst = sorted(v.worst_seconds for v in self.visible.get(store, ()) if v.commits[0] >= self.begun)
-        return round(worst[min(len(worst) - 1, int(len(worst) * share))], 3) if worst else None
+        found = sorted((seconds, batch.changes) for batch in self.visible.get(store, ())
+                       if batch.commits[0] >= self.begun for seconds in batch.seconds())
+        left = share * sum(changes for _seconds, changes in found)
+        for seconds, changes in found:
+            left -= changes
+            if left <= 0:
+                return round(seconds, 3)
+        return None
 
     def as_json(self) -> dict[str, Any]:
         landed = self.captured or CaptureReport()
