@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from resources.lake import Lake, open_lake
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureReport, Following, capture
@@ -23,9 +24,6 @@ from stripe_platform.cdc.source import OLTP
 from stripe_platform.reference.copies import copy
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import Settings
-
-if TYPE_CHECKING:
-    from stripe_platform.warehouse.stream import RawStream
 
 log = logging.getLogger(__name__)
 EVERY = 0.2  # seconds a commit may wait for its batch
@@ -101,100 +99,142 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     raises (`CaptureBusyError` when another one follows already, `CaptureError`).
     """
     root, report = lake or open_lake(settings), StreamReport()
-    landed: queue.SimpleQueue[Manifest] = queue.SimpleQueue()
-    ended = threading.Event()
-    stores = threading.Thread(target=_carry, args=(settings, root, landed, ended, report), name="stores")
-    copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every), name="reference")
-    stores.start()
-    copies.start()
+    landed, in_raw = _Passed(), _Passed()
+    stores = [threading.Thread(target=_carry, args=(partial(_Raw, settings, root, report, in_raw), landed, report)),
+              threading.Thread(target=_carry, args=(partial(_Documents, settings, root, report), in_raw, report))]
+    copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every))
+    for thread in (*stores, copies):
+        thread.start()
     try:
         report.captured = capture(settings, lake=root, wait_seconds=5.0,
                                   following=Following(stop, landed.put, every))
     finally:
         stop.set()
         copies.join()
-        ended.set()
-        stores.join()
+        for passed, store in zip((landed, in_raw), stores, strict=True):
+            passed.ended.set()
+            store.join()
     return report
 
 
-def _carry(settings: Settings, lake: Lake, landed: queue.SimpleQueue[Manifest], ended: threading.Event,
-           report: StreamReport) -> None:
-    """The stores' thread: whatever fails is begun again from the positions that the stores keep."""
+class _Passed:
+    """Batches handed on from one stage to the next; `ended`: none will come."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Manifest] = queue.SimpleQueue()
+        self.ended = threading.Event()
+        self.put = self._queue.put
+
+    def waiting(self, seconds: float) -> list[Manifest]:
+        """Batches that are there, or the first to come within some seconds."""
+        found: list[Manifest] = []
+        with suppress(queue.Empty):
+            found.append(self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait())
+            while True:
+                found.append(self._queue.get_nowait())
+        return found
+
+
+def _carry(store: Callable[[ExitStack], _Store], passed: _Passed, report: StreamReport) -> None:
+    """A store's thread: whatever fails is begun again from the position that the store keeps."""
     failed = 0
     while True:
+        name = "store"
         try:
             with ExitStack() as opened:
-                _Stores(settings, lake, opened, report).run(landed, ended)
+                opened_store = store(opened)
+                name = opened_store.name
+                opened_store.run(passed)
             return
         except Exception:  # a store is away or refuses: landing must go on, and its log says what it was
-            report.failures["stores"] = report.failures.get("stores", 0) + 1
-            log.exception("the stores could not take batches in; they are caught up from the lake")
-            if ended.wait(BACKOFF[min(failed, len(BACKOFF) - 1)]) and failed >= len(BACKOFF):
+            report.failures[name] = report.failures.get(name, 0) + 1
+            log.exception("%s could not take batches in; it is caught up from the lake", name)
+            if passed.ended.wait(BACKOFF[min(failed, len(BACKOFF) - 1)]) and failed >= len(BACKOFF):
                 return  # the next start catches up
             failed += 1
 
 
-def _waiting(landed: queue.SimpleQueue[Manifest], seconds: float) -> list[Manifest]:
-    """Batches that are there, or the first to come within some seconds."""
-    found: list[Manifest] = []
-    with suppress(queue.Empty):
-        found.append(landed.get(timeout=seconds) if seconds else landed.get_nowait())
-        while True:
-            found.append(landed.get_nowait())
-    return found
+class _Store:
+    """A store brought up to the chain as batches are passed to it. `at`: the last batch it holds whole."""
+
+    name = "store"
+
+    def __init__(self, lake: Lake, report: StreamReport) -> None:
+        self.lake, self.report, self.chain = lake, report, Chain.load(lake)
+        self.at = self.through = 0
+
+    def run(self, passed: _Passed) -> None:
+        """Take in what may be taken at the start, then what is passed, until no more is."""
+        self._catch_up()
+        over = False
+        while not over:
+            over = passed.ended.is_set()
+            for batch in passed.waiting(0.0 if over else WAKE):
+                if batch.seq > len(self.chain.manifests):
+                    self.chain = self.chain.followed_by(batch)
+                self.through = max(self.through, batch.seq)
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self.at < self.through:
+            some = list(self.chain.manifests[self.at:min(self.through, self.at + AT_ONCE)])
+            self.take(some)
+            self.at = some[-1].seq
+            self.report.note(self.name, some)
+
+    def take(self, batches: list[Manifest]) -> None:
+        """Bring batches in, in order, behind the store's own fence."""
+        raise NotImplementedError
 
 
-class _Stores:
-    """Raw and the documents, brought up to the chain as it grows."""
+class _Raw(_Store):
+    name = "raw"
 
-    def __init__(self, settings: Settings, lake: Lake, opened: ExitStack, report: StreamReport) -> None:
+    def __init__(self, settings: Settings, lake: Lake, report: StreamReport, passed_on: _Passed,
+                 opened: ExitStack) -> None:
+        from resources.warehouse import connect_postgres
+        from stripe_platform.warehouse.stream import RawStream
+
+        super().__init__(lake, report)
+        connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
+        connection.autocommit = True
+        self._raw, self._passed_on = RawStream(connection, lake, OLTP.name, settings.first_day), passed_on
+        self.at, self.through = self._raw.position(self.chain), len(self.chain.manifests)
+        if self.at:
+            passed_on.put(self.chain.manifests[self.at - 1])
+
+    def take(self, batches: list[Manifest]) -> None:
+        self._raw.take(self.chain, batches)
+        for batch in batches:
+            self._passed_on.put(batch)
+
+
+class _Documents(_Store):
+    """What raw holds, which has the tokens and places that documents name."""
+
+    name = "documents"
+
+    def __init__(self, settings: Settings, lake: Lake, report: StreamReport, opened: ExitStack) -> None:
         from resources.mongo import MongoResource
         from resources.warehouse import connect_postgres
         from stripe_platform.documents import change_log
         from stripe_platform.documents.setup import ensure_collections
-        from stripe_platform.warehouse.stream import RawStream
+        from stripe_platform.warehouse.stream import streamed
 
-        self._lake, self._report = lake, report
-        self._raw_connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
-        self._raw_connection.autocommit = True
-        self._documents = opened.enter_context(MongoResource().database())
-        ensure_collections(self._documents)
+        super().__init__(lake, report)
+        self._connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
+        self._connection.autocommit = True
+        self._db = opened.enter_context(MongoResource().database())
+        ensure_collections(self._db)
         self._duck = opened.enter_context(change_log.in_memory())
-        self._raw: RawStream = RawStream(self._raw_connection, lake, OLTP.name, settings.first_day)
-        self._chain = Chain.load(lake)
-        self._raw_at = self._raw.position(self._chain)
-        self._documents_at = _documents_position(self._documents, lake, self._chain)
+        self.at = _documents_position(self._db, lake, self.chain)
+        # How far raw is, it says by passing batches on; what it passed before a failure stands in its position.
+        self.through = max(self.at, min(streamed(self._connection, OLTP.name).seq, len(self.chain.manifests)))
 
-    def run(self, landed: queue.SimpleQueue[Manifest], ended: threading.Event) -> None:
-        """Take in what the lake holds already, then what is landed, until no more is."""
-        self._catch_up()
-        over = False
-        while not over:
-            over = ended.is_set()
-            for batch in _waiting(landed, 0.0 if over else WAKE):
-                if batch.seq > len(self._chain.manifests):
-                    self._chain = self._chain.followed_by(batch)
-            self._catch_up()
+    def take(self, batches: list[Manifest]) -> None:
+        from stripe_platform.documents import stream
 
-    def _catch_up(self) -> None:
-        from stripe_platform.documents import stream as documents
-
-        batches = self._chain.manifests
-        while self._raw_at < len(batches):
-            some = list(batches[self._raw_at:self._raw_at + AT_ONCE])
-            self._raw.take(self._chain, some)
-            self._raw_at = some[-1].seq
-            self._report.note("raw", some)
-            self._carry_documents(documents.take)
-        self._carry_documents(documents.take)
-
-    def _carry_documents(self, take: Callable[..., int]) -> None:
-        while self._documents_at < self._raw_at:
-            some = list(self._chain.manifests[self._documents_at:min(self._raw_at, self._documents_at + AT_ONCE)])
-            take(self._documents, self._raw_connection, self._duck, self._lake, self._chain, some)
-            self._documents_at = some[-1].seq
-            self._report.note("documents", some)
+        stream.take(self._db, self._connection, self._duck, self.lake, self.chain, batches)
 
 
 def _documents_position(db: Any, lake: Lake, chain: Chain) -> int:
