@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -154,7 +155,7 @@ def _carry(store: Callable[[ExitStack], _Store], passed: _Passed, report: Stream
             failed += 1
 
 
-class _Store:
+class _Store(ABC):
     """A store brought up to the chain as batches are passed to it. `at`: the last batch it holds whole."""
 
     name = "store"
@@ -182,9 +183,9 @@ class _Store:
             self.at = some[-1].seq
             self.report.note(self.name, some)
 
+    @abstractmethod
     def take(self, batches: list[Manifest]) -> None:
         """Bring batches in, in order, behind the store's own fence."""
-        raise NotImplementedError
 
 
 class _Raw(_Store):
