@@ -64,6 +64,7 @@ class _Writer:
         self.previous: int | None = None
 
     def batch(self, lake: Lake, manifest: Manifest) -> Iterator[Event]:
+        """Events of one batch in commit order, and of the boundary that closed its day."""
         rows: list[_Rows] = []
         stamps = []
         for file in manifest.files:
@@ -127,6 +128,7 @@ class _Rows:
         return self._ts[row]
 
     def event(self, row: int, prefix: str, at: Mapping[str, Any]) -> Event:
+        """Debezium's envelope of one row, with `x`. `at`: its place in the log and in its transaction."""
         op, left_out = self._ops[row], self._left_out[row]
         topic = f"{prefix}.{self.version.schema}.{self.version.table}"
         values = None if op == "t" else {

@@ -2,8 +2,9 @@
 
 Level A: manifests form one hash chain, files have the named hashes, the slot is not ahead of what is durable.
 Level B: transactions are complete: ordinals 1..n of every commit are there, once, and counts are the manifests'.
-Level C: every daily file has its named hash and was made from batches of this chain.
 Level D: the canaries that were written at the source arrived without a gap.
+Beside them: every daily file has its named hash and was made from batches of this chain. Level C, equality with the
+source, is `reconcile`'s.
 """
 
 from __future__ import annotations

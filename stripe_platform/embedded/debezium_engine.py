@@ -78,6 +78,7 @@ class Topics(Sink):
 
 
 def main() -> None:
+    """Run the engine in the peers' environment: the order comes as JSON on stdin, the counts go to stdout."""
     order = json.load(sys.stdin)
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the engine's log goes to stdout, which is ours
