@@ -17,7 +17,9 @@ from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
+from stripe_platform.cdc import canonical
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.columns import BY_NAME
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import OLTP_TABLES, UNDATED, key
@@ -43,14 +45,8 @@ _VALUES: dict[str, dict[str, str]] = {
     "fraud_assessments": {"scores_outside": "not (score >= 0 and score <= 1)"},
 }
 
-# A row as one text, the same in both stores: its own columns, then its fence. Of a tombstone only the key counts.
-_SEPARATOR, _NULL = "chr(31)", "chr(30)"
-_AS_TEXT = {  # PostgreSQL type -> (in PostgreSQL, in DuckDB); the others print alike in both
-    "bytea": ("encode({}, 'hex')", "lower(hex({}))"),
-    "double precision": ("('x' || encode(float8send({}), 'hex'))::bit(64)::text", "{}::bit::varchar"),
-    "real": ("('x' || encode(float4send({}), 'hex'))::bit(32)::text", "{}::bit::varchar"),
-}
-_FENCE = (("_epoch", "text"), ("_commit_lsn", "bigint"), ("_ord", "bigint"))
+# Of a tombstone only the key counts. A row's fence stands behind its text.
+_FENCED = f"concat_ws({canonical.SEPARATOR}, {{}}, _epoch, _commit_lsn, _ord, _deleted::text)"
 
 _PROFILE = """
 with t as (
@@ -116,10 +112,11 @@ def _violations(table: str) -> dict[str, str]:
 
 def _text(columns: Sequence[tuple[str, str]], *, duck: bool) -> str:
     """SQL that joins columns, given as (name, PostgreSQL type), to one text."""
-    plain = ("{}::text", "{}::varchar")
-    texts = [f"coalesce({_AS_TEXT.get(kind, plain)[duck].format(sql.Identifier(name).as_string())}, {_NULL})"
-             for name, kind in columns]
-    return f"concat_ws({_SEPARATOR}, {', '.join(texts)})"
+    import pyarrow as pa
+
+    of = canonical.in_duckdb if duck else canonical.in_postgres
+    return canonical.row([of(sql.Identifier(name).as_string(), BY_NAME.get(kind, pa.string()))
+                          for name, kind in columns])
 
 
 def _keys(table: str) -> list[tuple[str, str]]:
@@ -127,11 +124,11 @@ def _keys(table: str) -> list[tuple[str, str]]:
 
 
 def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
-    rules, mark = _violations(table), (("_deleted", "boolean"),)
+    rules = _violations(table)
     query = sql.SQL(_PROFILE).format(
         table=sql.Identifier("raw", table),
-        tombstone=sql.SQL(_text([*_keys(table), *_FENCE, *mark], duck=False)),
-        living=sql.SQL(_text([*columns_of(table), *_FENCE, *mark], duck=False)),
+        tombstone=sql.SQL(_FENCED.format(_text(_keys(table), duck=False))),
+        living=sql.SQL(_FENCED.format(_text(columns_of(table), duck=False))),
         counts=sql.SQL(", ").join(
             sql.SQL("count(*) filter (where {}) as {}").format(sql.SQL(condition), sql.Identifier(name))
             for name, condition in rules.items()),
@@ -168,7 +165,7 @@ def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.
         "keys": ", ".join(sql.Identifier(column).as_string() for column in dailies.key_of(table)),
         "fence": "struct_pack(e := _epoch, l := _commit_lsn, o := _ord)",
         "content": _text(columns_of(table), duck=True), "key_text": _text(_keys(table), duck=True),
-        "separator": _SEPARATOR, "day": "_day"}
+        "separator": canonical.SEPARATOR, "day": "_day"}
     import pyarrow as pa
 
     with stores.duck() as duck:
