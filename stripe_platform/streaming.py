@@ -172,7 +172,7 @@ class _Store(ABC):
             over = passed.ended.is_set()
             for batch in passed.waiting(0.0 if over else WAKE):
                 if batch.seq > len(self.chain.manifests):
-                    self.chain = self.chain.followed_by(batch)
+                    self.chain.append(batch)
                 self.through = max(self.through, batch.seq)
             self._catch_up()
 

@@ -19,6 +19,7 @@ from stripe_platform import keys
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import compact
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.sealing import seal
 from stripe_platform.cdc.snapshots import state_at
 from stripe_platform.cdc.verify import verify
 from stripe_platform.oltp.migrate import MIGRATIONS, migrate
@@ -129,6 +130,14 @@ def test_a_released_change_log_is_read_whole(expected, old_lake):
     assert report.problems == []
     for name in ("batches", "transactions", "changes", "files", "closed_through"):
         assert getattr(report, name) == expected["lake"][name], name
+
+
+def test_a_released_change_log_is_sealed_and_read_whole(expected, old_lake):
+    before = Chain.load(old_lake).manifests
+    assert seal(old_lake) == len(before) - 1
+    assert Chain.load(old_lake).manifests == before
+    report = verify(load_settings(), lake=old_lake)
+    assert (report.problems, report.batches) == ([], expected["lake"]["batches"])
 
 
 def test_daily_files_of_a_release_are_read_and_not_made_again(expected, old_lake):

@@ -30,6 +30,7 @@ from stripe_platform.cdc.catalogue import Details, Registrar
 from stripe_platform.cdc.describe import describer, refuse_unnamed_rows, source_tells
 from stripe_platform.cdc.manifest import Epoch, Manifest, Position
 from stripe_platform.cdc.pgoutput import Commit, Decoder, Message, Relation, commit_time, lsn_int, lsn_text
+from stripe_platform.cdc.sealing import Sealer
 from stripe_platform.cdc.slot import (
     DATA,
     CaptureError,
@@ -158,7 +159,7 @@ def capture(settings: Settings, until: dt.date | None = None, *, lake: Lake | No
 
 def _reached(settings: Settings, until: dt.date | None, lake: Lake, target: int, source: Source) -> bool:
     """Whether the capture that holds the slot made durable what this one was asked for; it may be following the log."""
-    if until is not None and (_last_closed(lake) or dt.date.min) >= until:
+    if until is not None and (manifests.last_closed(lake) or dt.date.min) >= until:
         return True
     announced = _lock_path(settings, source).read_text()
     return bool(announced) and lsn_int(announced) >= target
@@ -168,13 +169,15 @@ def _capture(settings: Settings, until: dt.date | None, lake: Lake, wait_seconds
              budget_seconds: float | None, source: Source, following: Following | None) -> CaptureReport:
     begun = time.monotonic()
     patience = min(wait_seconds, 1.0)  # then it is looked at what the other has done meanwhile
-    with writer_lock(settings, patience, source) as announce, replication(settings, source) as connection:
+    with (writer_lock(settings, patience, source) as announce, replication(settings, source) as connection,
+          Sealer(lake) as sealer):
         if not source.declared:
             refuse_unnamed_rows(settings, source, lake)
         epoch = ensure_slot(settings, lake, source, connection=connection)
         clear_leftovers(lake)
         deadline = begun + budget_seconds if budget_seconds else None
-        drain = Drain(settings, lake, epoch, until, deadline, source, following=following, announce=announce)
+        drain = Drain(settings, lake, epoch, until, deadline, source, following=following, announce=announce,
+                      sealer=sealer)
         if until is None or drain.last_closed is None or drain.last_closed < until:
             with progress_bar(source) as advance:
                 state = inspect(connection, drain.slot)
@@ -182,7 +185,7 @@ def _capture(settings: Settings, until: dt.date | None, lake: Lake, wait_seconds
                 if state.timeline != epoch.timeline:  # a standby was promoted, and the slot with it
                     epoch = follow_promotion(lake, epoch, state, drain.durable_lsn)
                     drain = Drain(settings, lake, epoch, until, deadline, source, following=following,
-                                  announce=announce)
+                                  announce=announce, sealer=sealer)
                 stream = Stream(connection, drain.slot, source.publication_name(settings), drain.durable_lsn,
                                 min(wait_seconds, 10.0))
                 drain.run(stream, state.wal_end, advance)
@@ -207,7 +210,7 @@ def progress_bar(source: Source) -> AbstractContextManager[Advance]:
 
 def ledger_day_open(lake: Lake, first_day: dt.date | None = None) -> dt.date:
     """Ledger day that newly captured commits belong to: the one after the last closed, the first one before any."""
-    closed = _last_closed(lake)
+    closed = manifests.last_closed(lake)
     return closed + dt.timedelta(days=1) if closed else first_day or load_settings().first_day
 
 
@@ -231,14 +234,6 @@ def waiting_canaries(lake: Lake) -> tuple[tuple[int, int], ...]:
     newest, position = manifests.last(lake), Position.load(lake)
     beyond = position is not None and (newest is None or (newest.epoch, newest.to_lsn) < (position.epoch, position.lsn))
     return position.canaries if position is not None and beyond else ()
-
-
-def _last_closed(lake: Lake) -> dt.date | None:
-    for seq in reversed(manifests.batch_numbers(lake)):
-        closes = manifests.read(lake, seq).closes
-        if closes is not None:
-            return closes
-    return None
 
 
 class Messages(Protocol):
@@ -266,13 +261,13 @@ class Drain:
     def __init__(self, settings: Settings, lake: Lake, epoch: Epoch, until: dt.date | None, deadline: float | None,
                  source: Source, *, before: int | None = None,
                  describe: Callable[[Relation], Details] | None = None, following: Following | None = None,
-                 announce: Announce | None = None) -> None:
+                 announce: Announce | None = None, sealer: Sealer | None = None) -> None:
         self.slot, self.source = source.slot_name(settings), source
-        self.following, self.announce = following, announce
+        self.following, self.announce, self.sealer = following, announce, sealer
         self.lake, self.epoch, self.until, self.deadline = lake, epoch, until, deadline
         self.report = CaptureReport()
         self.last = manifests.last(lake)
-        self.last_closed = _last_closed(lake) if source.calendar else None
+        self.last_closed = manifests.last_closed(lake) if source.calendar else None
         begun = self.last is not None and self.last.epoch == epoch.name
         self.to_lsn = self.last.to_lsn if self.last and begun else epoch.consistent_lsn
         self.durable_lsn = max(self.to_lsn, _idle_position(lake, epoch).lsn)
@@ -421,6 +416,8 @@ class Drain:
             self.last_closed = day
             self.report.days_closed.append(day)
         advance(batch.changes)
+        if self.sealer is not None:
+            self.sealer.landed(batch)
         self._begin_batch()
         if self.following is not None:
             self.following.landed(batch)

@@ -23,6 +23,7 @@ from stripe_platform.cdc.debezium_values import OURS, Encoding
 from stripe_platform.cdc.event_stream import Deliveries, EventStream
 from stripe_platform.cdc.manifest import Epoch, Manifest
 from stripe_platform.cdc.pgoutput import Relation
+from stripe_platform.cdc.sealing import Sealer
 from stripe_platform.cdc.slot import CaptureError
 from stripe_platform.cdc.source import OLTP, Source
 from stripe_platform.oltp.schema import load_schema
@@ -54,7 +55,7 @@ def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], 
     Raises `CaptureError` where the stream cannot continue the lake's batches, `CaptureBusyError` beside another writer.
     """
     lake, begun = lake or source.lake(settings), time.monotonic()
-    with writer_lock(settings, wait_seconds, source):
+    with writer_lock(settings, wait_seconds, source), Sealer(lake) as sealer:
         epoch, last = _epoch(lake, f"{SLOT}{stream}"), manifests.last(lake)
         clear_leftovers(lake)
         standing = (last.stream if last else None) or {"order": None, "positions": {}}
@@ -62,7 +63,7 @@ def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], 
             deliver(standing["positions"]), Reader(catalogue, encoding), lake, order=standing["order"],
             durable_lsn=last.to_lsn if last else epoch.consistent_lsn, last_ts_us=_microseconds(last))
         events.begin(last.seq if last else 0, standing["positions"])
-        drain = Drain(settings, lake, epoch, None, None, source, describe=_describer(events))
+        drain = Drain(settings, lake, epoch, None, None, source, describe=_describer(events), sealer=sealer)
         with progress_bar(source) as advance:
             drain.run(events, 0, advance)
     report = IntakeReport(**vars(drain.report))

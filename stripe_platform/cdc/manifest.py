@@ -1,31 +1,32 @@
 """Batch manifests: the hash chain that says which files hold which stretch of the log, and which day each belongs to.
 
 `cdc/manifests/<seq>.json` is written last and conditionally: a batch exists when its manifest does. Each names the
-sha256 of the one before it, so that a removed, changed or reordered batch is found by reading forward.
+sha256 of the one before it, so that a removed, changed or reordered batch is found by reading forward. Old ones are
+sealed into segments (`segments.py`), byte by byte the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import gc
 import hashlib
 import json
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, overload
 
 from resources.lake import Lake
+from stripe_platform.cdc import segments
 from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
+from stripe_platform.cdc.segments import ChainError, Segment, path_of
 
-FOLDER = "cdc/manifests"
 EPOCHS = "cdc/epochs"
 POSITION = "cdc/position.json"
 CANARY_PREFIX = "stripe_platform.canary"
-
-
-class ChainError(RuntimeError):
-    """Batches are missing, changed or out of order; the message names the first bad one and the remedy."""
+_SEGMENTS = 16  # decoded segments that a process keeps: runs load the chain once for each table
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Manifest:
     first_commit: str | None
     last_commit: str | None
     closes: dt.date | None
-    files: tuple[BatchFile, ...] = ()
+    files: Sequence[BatchFile] = ()
     unrepresentable: dict[str, int] = field(default_factory=dict)
     canaries: tuple[tuple[int, int], ...] = ()
     stream: dict[str, Any] | None = None
@@ -82,16 +83,20 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        return sum(f.rows for f in self.files)
+        """Rows of its files, which `refuse_other_counts` compares."""
+        return self.changes - self.boundaries
 
     def files_of(self, table: str) -> list[BatchFile]:
         """The table's files as they were begun: `t.parquet`, `t.2.parquet`, ... `t.10.parquet`."""
+        if isinstance(self.files, _PackedFiles) and not self.files.may_have(table):
+            return []
         return sorted((f for f in self.files if f.table == table), key=lambda f: (len(f.path), f.path))
 
     def encode(self) -> bytes:
         """Canonical JSON; its sha256 is the batch's digest, so that fields younger than a batch are left out of it."""
         content = dataclasses.asdict(self)
-        content["files"] = [{k: v for k, v in f.items() if (k, v) != ("schema_id", None)} for f in content["files"]]
+        content["files"] = [{k: v for k, v in dataclasses.asdict(f).items() if (k, v) != ("schema_id", None)}
+                            for f in self.files]
         content |= {"from_lsn": lsn_text(self.from_lsn), "to_lsn": lsn_text(self.to_lsn),
                     "closes": self.closes and self.closes.isoformat()}
         if not self.canaries:
@@ -130,36 +135,110 @@ def decode(data: bytes, path: str) -> Manifest:
     """Manifest of its JSON; `ChainError` when it cannot be read."""
     try:
         content: dict[str, Any] = json.loads(data)
-        content |= {
-            "from_lsn": lsn_int(content["from_lsn"]), "to_lsn": lsn_int(content["to_lsn"]),
-            "closes": dt.date.fromisoformat(content["closes"]) if content["closes"] else None,
-            "files": tuple(BatchFile(**f) for f in content["files"]),
-            "canaries": tuple((first, last) for first, last in content.get("canaries", ())),
-        }
-        return Manifest(**content)
+        return _made(content, tuple(BatchFile(**f) for f in content["files"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ChainError(f"{path} cannot be read as a batch manifest: restore it from a backup") from error
 
 
-def batch_numbers(lake: Lake) -> list[int]:
-    """Numbers of the manifests in the lake, ascending."""
-    return sorted(int(path.rpartition("/")[2].removesuffix(".json")) for path in lake.list(FOLDER))
+def _made(content: dict[str, Any], files: Sequence[BatchFile], *, quick: bool = False) -> Manifest:
+    content = {"stream": None} | content | {
+        "from_lsn": lsn_int(content["from_lsn"]), "to_lsn": lsn_int(content["to_lsn"]),
+        "closes": dt.date.fromisoformat(content["closes"]) if content["closes"] else None, "files": files,
+        "canaries": tuple((first, last) for first, last in content["canaries"]) if "canaries" in content else ()}
+    if not quick or content.keys() != Manifest.__dataclass_fields__.keys():
+        return Manifest(**content)
+    made = object.__new__(Manifest)  # the frozen class's own way takes most of the time of a long chain
+    made.__dict__.update(content)
+    return made
 
 
-def path_of(seq: int) -> str:
-    """Where the manifest of a batch lies."""
-    return f"{FOLDER}/{seq:012d}.json"
+class _PackedFiles(Sequence[BatchFile]):
+    """The files of a sealed manifest, decoded when they are asked for: most of a long chain's are not.
+
+    `packed`: their JSON without the columns, which thousands of batches share: `columns`, in the files' order.
+    """
+
+    __slots__ = ("_columns", "_packed")
+    _BEGIN, _END, _NONE = b'\n   "columns": {\n', b"\n   }", b'\n   "columns": null'
+    _known: dict[bytes, dict[str, str]] = {}  # noqa: RUF012 - one for the process: tables have few shapes
+
+    def __init__(self, text: bytes) -> None:
+        first, *others = text.split(self._BEGIN)
+        parts, columns = [first], []
+        for other in others:
+            end = other.find(self._END)
+            block = other[:end]
+            found = self._known.get(block)
+            if found is None:
+                found = self._known[block] = json.loads(b"{%b}" % block)
+            columns.append(found)
+            parts.append(other[end + len(self._END):])
+        self._packed, self._columns = self._NONE.join(parts), tuple(columns)
+
+    def _files(self) -> tuple[BatchFile, ...]:
+        columns = iter(self._columns)
+        return tuple(BatchFile(**(f | {"columns": next(columns)} if f["columns"] is None else f))
+                     for f in json.loads(self._packed))
+
+    def may_have(self, table: str) -> bool:
+        """False where no file is the table's; True does not say that one is."""
+        return b'"table": ' + json.dumps(table).encode() in self._packed
+
+    @overload
+    def __getitem__(self, place: int) -> BatchFile: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[BatchFile, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> BatchFile | tuple[BatchFile, ...]:
+        return self._files()[place]
+
+    def __iter__(self) -> Iterator[BatchFile]:
+        return iter(self._files())
+
+    def __len__(self) -> int:
+        return len(self._files())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._files() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._packed)
+
+
+# Strings of JSON hold no line break: at this depth these bytes can only be the list's ends.
+_FILES, _FILES_END = b'\n "files": [\n', b"\n ],"
+
+
+def _decode_sealed(data: bytes, path: str) -> Manifest:
+    """As `decode`, with files still packed; any other than the canonical form is decoded whole."""
+    begin = data.find(_FILES)
+    end = data.find(_FILES_END, begin)
+    if begin < 0 or end < 0:
+        return decode(data, path)
+    begin, end = begin + len(_FILES) - 2, end + len(_FILES_END) - 1
+    try:
+        return _made(json.loads(b"%b[]%b" % (data[:begin], data[end:])), _PackedFiles(data[begin:end]), quick=True)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChainError(f"{path} cannot be read as a batch manifest: restore it from a backup") from error
 
 
 def read(lake: Lake, seq: int) -> Manifest:
     """One manifest by number."""
-    return decode(lake.read(path_of(seq)), path_of(seq))
+    return decode(segments.read(lake, seq), path_of(seq))
 
 
 def last(lake: Lake) -> Manifest | None:
     """The newest manifest, None in an empty lake."""
-    numbers = batch_numbers(lake)
-    return read(lake, numbers[-1]) if numbers else None
+    return next((decode(data, path_of(seq)) for seq, data in segments.backwards(lake)), None)
+
+
+def last_closed(lake: Lake) -> dt.date | None:
+    """The newest ledger day that a batch closes, None before the first."""
+    for seq, data in segments.backwards(lake):
+        if b'\n "closes": null' not in data and (closes := decode(data, path_of(seq)).closes) is not None:
+            return closes
+    return None
 
 
 @dataclass(frozen=True)
@@ -203,62 +282,80 @@ def save_epoch(lake: Lake, epoch: Epoch) -> None:
         raise ChainError(f"epoch {epoch.ordinal} of slot {epoch.slot} is already recorded: another process made it")
 
 
-@dataclass(frozen=True)
 class Chain:
     """All batches of a lake in order, verified to follow each other, with the ledger day of each."""
 
-    manifests: tuple[Manifest, ...]
-    days: tuple[dt.date | None, ...]  # ledger day by batch; None = the day that is still open
+    def __init__(self, manifests: Iterable[Manifest] = ()) -> None:
+        self.manifests: list[Manifest] = []
+        self.closed: list[dt.date] = []  # closed ledger days, ascending
+        self._ends: list[int] = []  # by closed day the number of its last batch
+        for manifest in manifests:
+            self._add(manifest)
 
     @classmethod
     def load(cls, lake: Lake) -> Chain:
         """Read and verify every manifest; `ChainError` names the first that does not follow."""
-        numbers = batch_numbers(lake)
-        epochs = load_epochs(lake)
-        manifests: list[Manifest] = []
+        log, epochs, chain = segments.load(lake), tuple(load_epochs(lake)), cls()
+        names = {epoch.name: epoch for epoch in epochs}
         digest: str | None = None
-        for expected, seq in enumerate(numbers, start=1):
-            path = f"{FOLDER}/{expected:012d}.json"
-            if seq != expected:
-                raise ChainError(f"{path} is missing: nothing after it may be applied; restore it from a backup")
-            data = lake.read(path)
+        for segment in log.segments:
+            sealed = _Decoded.of(segment, epochs)
+            _follows(sealed.manifests[0], chain._newest, digest, names)
+            for manifest in sealed.manifests:
+                chain._add(manifest)
+            digest = sealed.digest
+        for data in log.singles:
+            path = path_of(len(chain.manifests) + 1)
             manifest = decode(data, path)
-            _follows(manifest, manifests[-1] if manifests else None, digest, epochs, path)
-            manifests.append(manifest)
+            _follows(manifest, chain._newest, digest, names)
+            refuse_other_counts(manifest)
+            chain._add(manifest)
             digest = hashlib.sha256(data).hexdigest()
-        return cls(tuple(manifests), _days_of(manifests))
+        return chain
 
-    def followed_by(self, batch: Manifest) -> Chain:
-        """The chain with one more batch at its end; `ChainError` when it does not follow."""
-        before = self.manifests[-1] if self.manifests else None
+    @property
+    def _newest(self) -> Manifest | None:
+        return self.manifests[-1] if self.manifests else None
+
+    def _add(self, batch: Manifest) -> None:
+        self.manifests.append(batch)
+        if batch.closes is not None:
+            self.closed.append(batch.closes)
+            self._ends.append(len(self.manifests))
+
+    def append(self, batch: Manifest) -> None:
+        """One more batch at the end; `ChainError` when it does not follow."""
+        before = self._newest
         if batch.seq != len(self.manifests) + 1 or batch.previous != (before.digest if before else None):
             raise ChainError(f"{batch.path} does not follow the batches known so far: load the chain again")
-        days = (*self.days, None)
-        return Chain((*self.manifests, batch), tuple(day or batch.closes for day in days) if batch.closes else days)
+        self._add(batch)
 
-    @cached_property
-    def closed(self) -> list[dt.date]:
-        """Closed ledger days, ascending."""
-        return [m.closes for m in self.manifests if m.closes is not None]
+    def day_of(self, seq: int) -> dt.date | None:
+        """Ledger day of a batch, None while it is open."""
+        place = bisect_left(self._ends, seq)
+        return self.closed[place] if place < len(self._ends) else None
 
-    @cached_property
-    def _by_day(self) -> dict[dt.date | None, list[Manifest]]:
-        found: dict[dt.date | None, list[Manifest]] = {}
-        for manifest, day in zip(self.manifests, self.days, strict=True):
-            found.setdefault(day, []).append(manifest)
-        return found
+    @property
+    def days(self) -> tuple[dt.date | None, ...]:
+        """Ledger day by batch; None = the day that is still open."""
+        found: list[dt.date | None] = []
+        for day, (before, end) in zip(self.closed, pairwise([0, *self._ends]), strict=True):
+            found += [day] * (end - before)
+        return (*found, *[None] * (len(self.manifests) - len(found)))
 
     def open_day(self, first_day: dt.date) -> dt.date:
         """The ledger day that commits now belong to: the one after the last closed, `first_day` before any."""
-        closed = self.closed
-        return closed[-1] + dt.timedelta(days=1) if closed else first_day
+        return self.closed[-1] + dt.timedelta(days=1) if self.closed else first_day
 
     def batches(self, day: dt.date, first_day: dt.date) -> list[Manifest]:
         """Batches of one ledger day; `ChainError` when the day has not begun."""
         newest = self.open_day(first_day)
         if day > newest:
             raise ChainError(f"ledger day {day} has not begun: the open day is {newest}; close days in order")
-        return self._by_day.get(None if day == newest else day, [])
+        if day == newest:
+            return self.manifests[self._ends[-1] if self._ends else 0:]
+        stretches = zip(self.closed, pairwise([0, *self._ends]), strict=True)
+        return [m for closed, (before, end) in stretches if closed == day for m in self.manifests[before:end]]
 
     def days_of(self, table: str, first_day: dt.date) -> list[dt.date]:
         """Ledger days with changes of a table, in order, the open one last where it has some."""
@@ -267,27 +364,61 @@ class Chain:
                        if manifest.files_of(table)})
 
 
-def _days_of(manifests: Sequence[Manifest]) -> tuple[dt.date | None, ...]:
-    days: list[dt.date | None] = []
-    day: dt.date | None = None
-    for manifest in reversed(manifests):
-        day = manifest.closes or day
-        days.append(day)
-    return tuple(reversed(days))
+@dataclass(frozen=True)
+class _Decoded:
+    """A segment's manifests, each verified to follow the one before it, and the digest of the last."""
+
+    manifests: tuple[Manifest, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, segment: Segment, epochs: tuple[Epoch, ...]) -> _Decoded:
+        key = (segment.first, segment.identity, epochs)
+        found = _decoded.pop(key, None) or cls._verified(segment, epochs)
+        _decoded[key] = found
+        if len(_decoded) > _SEGMENTS:
+            _decoded.pop(next(iter(_decoded)), None)
+        return found
+
+    @classmethod
+    def _verified(cls, segment: Segment, epochs: tuple[Epoch, ...]) -> _Decoded:
+        names, found = {epoch.name: epoch for epoch in epochs}, list[Manifest]()
+        digest, collecting = "", gc.isenabled()
+        gc.disable()  # nothing of what is made here is garbage: looking for some would take a third of the time
+        try:
+            for seq, data in enumerate(segment.manifests, start=segment.first):
+                manifest = _decode_sealed(data, path_of(seq))
+                if found:
+                    _follows(manifest, found[-1], digest, names)
+                found.append(manifest)
+                digest = hashlib.sha256(data).hexdigest()
+        finally:
+            if collecting:
+                gc.enable()
+        return cls(tuple(found), digest)
 
 
-def _follows(manifest: Manifest, before: Manifest | None, digest: str | None, epochs: list[Epoch], path: str) -> None:
-    remedy = "restore the manifests from a backup, or re-snapshot from the source"
-    epoch = next((e for e in epochs if e.name == manifest.epoch), None)
+_decoded: dict[tuple[int, str, tuple[Epoch, ...]], _Decoded] = {}  # the segments used last, oldest use first
+
+_REMEDY = "restore the manifests from a backup, or re-snapshot from the source"
+
+
+def _follows(manifest: Manifest, before: Manifest | None, digest: str | None, epochs: dict[str, Epoch]) -> None:
+    path = path_of(before.seq + 1 if before else 1)
+    epoch = epochs.get(manifest.epoch)
     if epoch is None or epoch.system_identifier != manifest.system_identifier:
-        raise ChainError(f"{path} names epoch {manifest.epoch}, which is not recorded for its server: {remedy}")
+        raise ChainError(f"{path} names epoch {manifest.epoch}, which is not recorded for its server: {_REMEDY}")
     if manifest.previous != digest:
-        raise ChainError(f"{path} does not follow the batch before it (its hash differs): {remedy}")
+        raise ChainError(f"{path} does not follow the batch before it (its hash differs): {_REMEDY}")
     start = before.to_lsn if before and before.epoch == manifest.epoch else epoch.consistent_lsn
     if manifest.from_lsn != start:
         raise ChainError(
-            f"{path} begins at {lsn_text(manifest.from_lsn)}, the batch before it ends at {lsn_text(start)}: {remedy}")
+            f"{path} begins at {lsn_text(manifest.from_lsn)}, the batch before it ends at {lsn_text(start)}: {_REMEDY}")
     if before and before.epoch > manifest.epoch:
-        raise ChainError(f"{path} belongs to an older epoch than the batch before it: {remedy}")
+        raise ChainError(f"{path} belongs to an older epoch than the batch before it: {_REMEDY}")
+
+
+def refuse_other_counts(manifest: Manifest) -> None:
+    """`ChainError` where a manifest counts other changes than its files and the calendar hold."""
     if sum(f.rows for f in manifest.files) + manifest.boundaries != manifest.changes:
-        raise ChainError(f"{path} counts other changes than its files hold: {remedy}")
+        raise ChainError(f"{manifest.path} counts other changes than its files hold: {_REMEDY}")

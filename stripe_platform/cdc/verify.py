@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from resources.lake import Lake, LakeError
 from stripe_platform import progress
-from stripe_platform.cdc import batches
+from stripe_platform.cdc import batches, segments
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.backfill import unfinished
 from stripe_platform.cdc.canary import gaps
 from stripe_platform.cdc.capture import durable_position, waiting_canaries
-from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest
+from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest, refuse_other_counts
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
 from stripe_platform.cdc.source import OLTP, Source
@@ -76,6 +76,8 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
         report.problems.append("no batch is in the lake, there is nothing to prove: run `stripe-platform cdc capture`,"
                                " or restore the lake from a backup")
     report.problems += _left_over(lake, chain)
+    report.problems += [f"{segments.path_of(seq)} differs from what its segment holds of it: restore both from a backup"
+                        for seq, same in segments.left_over(lake) if not same]
     report.problems += [f"table {ledger.table} is not wholly taken: run `stripe-platform cdc snapshot` again"
                         for ledger in unfinished(lake)]
     report.problems += gaps(chain, waiting_canaries(lake))
@@ -117,6 +119,10 @@ def _daily(lake: Lake, known: set[tuple[int, str, str]], path: str) -> list[str]
 
 
 def _batch(lake: Lake, manifest: Manifest) -> list[str]:
+    try:
+        refuse_other_counts(manifest)
+    except ChainError as error:
+        return [str(error)]
     stamps: list[pa.Table] = []
     for file in manifest.files:
         try:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from resources.lake import Lake
-from stripe_platform.cdc import fold
+from resources.lake import Lake, LakeError
+from stripe_platform.cdc import fold, segments
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.compact import read_batch_file, sort_by_key
 from stripe_platform.cdc.daily import Source as BatchFileOf
@@ -101,20 +101,20 @@ def position(conn: psycopg.Connection) -> Position | None:
 
 def behind(conn: psycopg.Connection, lake: Lake) -> int:
     """Captured batches that the copies lack."""
-    known, numbers = position(conn), manifests.batch_numbers(lake)
-    return (numbers[-1] if numbers else 0) - (known.seq if known else 0)
+    known = position(conn)
+    return segments.newest(lake) - (known.seq if known else 0)
 
 
 def _next(lake: Lake, known: Position | None) -> Manifest | None:
     """The batch that follows what is copied; `CopyError` where the log does not go on from there."""
     seq = known.seq if known else 0
-    if lake.size(manifests.path_of(seq + 1)) is None:
-        newest = manifests.last(lake)
-        if (newest.seq if newest else 0) == seq:
+    try:
+        batch = manifests.read(lake, seq + 1)
+    except LakeError:
+        if segments.newest(lake) == seq:
             return None
         raise CopyError(f"the reference's change log does not follow batch {seq}, which is the last one copied: restore"
-                        " its manifests from a backup")
-    batch = manifests.read(lake, seq + 1)
+                        " its manifests from a backup") from None
     if batch.previous != (known.digest if known else None):
         raise CopyError(f"batch {batch.seq} of the reference does not follow the one that was copied before it (its"
                         " hash differs): restore the reference's part of the lake from a backup")

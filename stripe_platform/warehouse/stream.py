@@ -130,7 +130,7 @@ def _by_day(chain: Chain, table: str, batches: Sequence[Manifest],
     """The table's files by ledger day, in order. A day that is open as yet is the one after the last closed."""
     found: dict[dt.date, list[dailies.Source]] = {}
     for manifest in batches:
-        day = chain.days[manifest.seq - 1] or chain.open_day(first_day)
+        day = chain.day_of(manifest.seq) or chain.open_day(first_day)
         found.setdefault(day, []).extend(
             dailies.Source(manifest.seq, f.path, f.sha256) for f in manifest.files_of(table))
     return [(day, tuple(files)) for day, files in found.items() if files]

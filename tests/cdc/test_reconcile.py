@@ -84,8 +84,7 @@ def test_a_snapshot_in_between_shortens_the_way_and_changes_nothing(source, log)
 def rewrite(log, change) -> None:
     """Put another content into the first batch and let the whole chain of hashes fit it again."""
     altered: manifests.Manifest | None = None
-    for seq in manifests.batch_numbers(log):
-        manifest = manifests.read(log, seq)
+    for manifest in manifests.Chain.load(log).manifests:
         files = []
         for file in manifest.files:
             if altered is None and file.table == "accounts":

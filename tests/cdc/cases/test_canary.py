@@ -95,7 +95,7 @@ def test_an_emitter_killed_midway_leaves_no_gap(watched, monkeypatch, point):
 def test_a_canary_that_is_missing_or_comes_again_is_named():
     def chain(*ranges: tuple[int, int]) -> Chain:
         made = [dataclasses.replace(BATCH, seq=n, canaries=(pair,)) for n, pair in enumerate(ranges, start=1)]
-        return Chain(tuple(made), (None,) * len(made))
+        return Chain(made)
 
     assert canary.gaps(chain((4, 6), (7, 7)), ((8, 9),)) == []
     (missing,) = canary.gaps(chain((1, 3), (6, 7)))
