@@ -13,6 +13,7 @@ import uuid
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -56,6 +57,9 @@ class Lake(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove a file; a missing one is fine."""
+
+    def prune(self, prefix: str) -> None:
+        """Remove folders below `prefix` that deletes left empty; only where nobody writes there meanwhile."""
 
     def local_path(self, path: str) -> Path:
         """A local file with the content, for readers that know only files (DuckDB); S3 content is fetched once."""
@@ -165,6 +169,11 @@ class LocalLake:
     def delete(self, path: str) -> None:
         (self.root / _checked(path)).unlink(missing_ok=True)
 
+    def prune(self, prefix: str) -> None:
+        for folder, _folders, _files in os.walk(self.root / _checked(prefix), topdown=False):
+            with suppress(OSError):  # not empty
+                Path(folder).rmdir()
+
     def local_path(self, path: str) -> Path:
         target = self.root / _checked(path)
         if not target.exists():
@@ -239,6 +248,9 @@ class S3Lake:
 
     def delete(self, path: str) -> None:
         self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
+
+    def prune(self, prefix: str) -> None:
+        """Nothing: a bucket has no folders."""
 
     def local_path(self, path: str) -> Path:
         local = self.scratch() / "fetched" / _checked(path)

@@ -270,6 +270,39 @@ def cdc_verify(
         raise typer.Exit(1)
 
 
+@cdc_app.command("retain")
+def cdc_retain(
+    days: Annotated[int | None, typer.Option(min=0, help="Keep so many; default: STRIPE_PLATFORM_BATCH_DAYS.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Name what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let batch files of old, proven ledger days go: daily files keep their rows, manifests their hashes.
+
+    Exit code 1 when a day that is old enough may not go. Examples: cdc retain --dry-run · cdc retain --days 35 --json
+    """
+    from stripe_platform import progress
+    from stripe_platform.cdc.retention import RetentionReport, retain
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    settings = load_settings()
+    keep = settings.batch_days if days is None else days
+    with progress.enabled():
+        report = RetentionReport() if keep is None else retain(
+            OLTP.lake(settings), keep, settings.first_day, dry_run=dry_run)
+    gone = [{"day": str(each.day), "files": each.files, "bytes": each.bytes} for each in report.days]
+    if as_json:
+        emit({"days": gone, "bytes": report.bytes, "removed": report.removed, "keep_days": keep,
+              "refused": report.refused})
+    else:
+        kept = "batch files are kept for ever: STRIPE_PLATFORM_BATCH_DAYS is none" if keep is None else None
+        show("Batch files that went" if report.removed else "Batch files that would go", gone,
+             note=report.refused or kept)
+    if report.refused:
+        raise typer.Exit(1)
+
+
 def _proof(source: Any, *, log_only: bool) -> dict[str, Any]:
     """What the levels found of a source, as one object; `problems` empty where all hold."""
     from dataclasses import asdict

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 FIRST_DAY = dt.date(2026, 6, 1)  # simulated calendars are fixed and past: tomorrow's demo gives today's hashes
@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     cdc_publication: str = "stripe_platform"
     reference_slot: str = "stripe_platform_reference"
     reference_publication: str = "stripe_platform_reference"
+    batch_days: int | None = Field(default=35, ge=0)  # days that keep their batch files; none: all do, for ever
     sources: Path | None = None  # TOML file of further databases to capture
     first_day: dt.date = FIRST_DAY  # first daily partition of this deployment
 
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
     snowflake_database: str = "STRIPE_PLATFORM"
     snowflake_warehouse: str | None = None
     snowflake_role: str | None = None
+
+    @field_validator("batch_days", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return None if value == "none" else value
 
     def need(self, name: str) -> str:
         """Value of a setting as text; raises `MissingSettingError` with the remedy when it is not set."""

@@ -18,6 +18,7 @@ from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cards import holds_card_number
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.compact import files_through
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.documents.control import streamed
 from stripe_platform.documents.schemas import DATA, LOADS
@@ -148,7 +149,7 @@ def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], thro
     days = [dt.date.fromisoformat(day) for day in sorted(loaded) if day >= min(names)]
     lake, first_day = stores.lake(), load_settings().first_day
     chain, since = Chain.load(lake), dt.date.fromisoformat(min(names))
-    charges, disputes = (list(dailies.files_through(lake, chain, table, days, through, since, first_day))
+    charges, disputes = (list(files_through(lake, chain, table, days, through, since, first_day))
                          for table in ("charges", "disputes"))
     if not charges:
         return {}

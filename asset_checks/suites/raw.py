@@ -20,6 +20,7 @@ from asset_checks.suites.counting import frame
 from stripe_platform.cdc import canonical
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.columns import BY_NAME
+from stripe_platform.cdc.compact import files_through
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import OLTP_TABLES, UNDATED, key
@@ -158,7 +159,7 @@ def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.
     up to `through`, and their content."""
     later = [day for day in applied if day >= first]
     lake, first_day = stores.lake(), load_settings().first_day
-    files = dailies.files_through(lake, Chain.load(lake), table, later, through, first, first_day)
+    files = files_through(lake, Chain.load(lake), table, later, through, first, first_day)
     if not files:
         return {}
     names = {
@@ -194,7 +195,7 @@ def _folded(stores: Stores, table: str, applied: Sequence[dt.date], through: int
     from stripe_platform.cdc.compact import sort_by_key
 
     lake, first_day = stores.lake(), load_settings().first_day
-    files = dailies.files_through(lake, Chain.load(lake), table, applied, through, dt.date.min, first_day)
+    files = files_through(lake, Chain.load(lake), table, applied, through, dt.date.min, first_day)
     parts = [pq.read_table(file) for file in files]
     *_, newest = fold.segments(pa.concat_tables(parts, promote_options="default"))
     key_columns = dailies.key_of(table)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from resources.lake import Lake
+from resources.lake import Lake, LakeError
 from stripe_platform import progress
-from stripe_platform.cdc import catalogue, columns
+from stripe_platform.cdc import catalogue, columns, retained
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.batches import PARQUET
 from stripe_platform.cdc.catalogue import Shape
@@ -37,6 +37,9 @@ def compact(lake: Lake, table: str, day: dt.date, *, chain: Chain | None = None,
     before = dailies.read(lake, table, day)
     if before and (before.sources, before.closed, before.through_seq) == state and lake.size(path) == before.size:
         return before
+    standing = retained.standing(lake, chain, table, day, first_day)
+    if standing is not None:
+        return standing
     if sources:
         changes = gather(lake, table, sources, chain)
         ops = {c["values"]: c["counts"] for c in sorted(
@@ -71,9 +74,23 @@ def read_batch_file(lake: Lake, source: dailies.Source) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), use_threads=len(data) > SMALL)
 
 
+def read_rows(lake: Lake, chain: Chain, table: str, source: dailies.Source) -> pa.Table:
+    """Rows of a batch file in commit order, from its day's file where retention took it away.
+
+    Raises `LakeError` when they are nowhere, `ChainError` when their bytes are not as recorded.
+    """
+    try:
+        return read_batch_file(lake, source)
+    except LakeError:
+        rows = retained.rows_of(lake, chain, table, source.seq)
+        if rows is None:
+            raise
+        return rows
+
+
 def gather(lake: Lake, table: str, sources: Sequence[dailies.Source], chain: Chain) -> pa.Table:
     """Changes of these batch files as a daily file has them, by key and commit order."""
-    parts = [read_batch_file(lake, source) for source in sources]
+    parts = [read_rows(lake, chain, table, source) for source in sources]
     if catalogue.is_declared(chain, table):
         key: Sequence[str] = catalogue.declared(table).key
     else:
@@ -87,6 +104,28 @@ def gather(lake: Lake, table: str, sources: Sequence[dailies.Source], chain: Cha
     if len({source.seq for source in sources}) < len(sources):  # a batch with several files: in order only by stamp
         changes = changes.sort_by([(name, "ascending") for name in FENCE])
     return sort_by_key(changes, key)
+
+
+def files_through(lake: Lake, chain: Chain, table: str, days: Sequence[dt.date], seq: int, since: dt.date,
+                  first_day: dt.date) -> dict[str, dt.date]:
+    """Local files with a table's changes and the ledger day of each, in log order: the daily files of `days`, and of
+    other days from `since` on the batches up to `seq`, which a stream brought before their day was compacted.
+    """
+    newest, paths = chain.open_day(first_day), dict[str, dt.date]()
+    found = dailies.read(lake, table, newest) if newest in days else None
+    whole = [day for day in days if day != newest or (found is not None and found.through_seq >= seq)]
+    for day, path in zip(whole, dailies.change_files(lake, table, whole), strict=True):
+        paths[path] = day
+    recorded = set(retained.days(lake))
+    for manifest, closing in zip(chain.manifests[:seq], chain.days, strict=False):
+        day = closing or newest
+        if day >= since and day not in whole:
+            for file in manifest.files_of(table):
+                if day in recorded and lake.size(file.path) is None:
+                    paths[str(retained.slice_of(lake, chain, table, manifest.seq))] = day
+                else:
+                    paths[str(lake.local_path(file.path))] = day
+    return paths
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:

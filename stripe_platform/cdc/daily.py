@@ -131,23 +131,6 @@ def change_files(lake: Lake, table: str, days: Sequence[dt.date]) -> list[str]:
     return [str(lake.local_path(data_path(table, day))) for day in days]
 
 
-def files_through(lake: Lake, chain: Chain, table: str, days: Sequence[dt.date], seq: int, since: dt.date,
-                  first_day: dt.date) -> dict[str, dt.date]:
-    """Local files with a table's changes and the ledger day of each, in log order: the daily files of `days`, and of
-    other days from `since` on the batches up to `seq`, which a stream brought before their day was compacted.
-    """
-    newest, paths = chain.open_day(first_day), {}
-    found = read(lake, table, newest) if newest in days else None
-    whole = [day for day in days if day != newest or (found is not None and found.through_seq >= seq)]
-    for day, path in zip(whole, change_files(lake, table, whole), strict=True):
-        paths[path] = day
-    for manifest, closing in zip(chain.manifests[:seq], chain.days, strict=False):
-        day = closing or newest
-        if day >= since and day not in whole:
-            paths |= {str(lake.local_path(f.path)): day for f in manifest.files_of(table)}
-    return paths
-
-
 def schema_of(table: str) -> pa.Schema:
     """Columns of a declared table's change files."""
     return catalogue.declared(table).schema

@@ -74,6 +74,7 @@ class Proof:
     source: str
     lsn: str
     at: str
+    epoch: str = ""
     tables: list[TableProof] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -114,7 +115,8 @@ def reconcile(settings: Settings, *, source: Source = OLTP, lake: Lake | None = 
         known = catalogue_tables(chain, source)
         wanted = [each for each in _published(reader, source, settings)
                   if each.name in known and (tables is None or each.name in tables)]
-        proof = Proof(source.name, lsn_text(lsn), at.isoformat(timespec="seconds"))
+        proof = Proof(source.name, lsn_text(lsn), at.isoformat(timespec="seconds"),
+                      chain.manifests[-1].epoch if chain.manifests else "")
         with progress.stage(f"compare {source.name} with its log", len(wanted)) as advance:
             for each in sorted(wanted, key=lambda each: each.name):
                 proof.tables.append(_compare(reader, lake, chain, settings, each, lsn))
@@ -275,14 +277,15 @@ def _publish(lake: Lake, proof: Proof) -> None:
     known = verified(lake)
     for table in proof.tables:
         if table.equal:
-            known[table.table] = {"verified_through": proof.lsn, "at": proof.at, "rows": table.rows}
+            known[table.table] = {"verified_through": proof.lsn, "epoch": proof.epoch, "at": proof.at,
+                                  "rows": table.rows}
         else:
             known[table.table] = known.get(table.table, {}) | {"differs_at": proof.lsn}
     lake.put(VERIFIED, canonical_json(known))
 
 
 def verified(lake: Lake) -> dict[str, dict[str, Any]]:
-    """By table: `verified_through` (log position), `at`, `rows`, and `differs_at` where a later proof failed."""
+    """By table: `verified_through` (position), `epoch`, `at`, `rows`, and `differs_at` where a later proof failed."""
     return json.loads(lake.read(VERIFIED)) if lake.size(VERIFIED) is not None else {}
 
 

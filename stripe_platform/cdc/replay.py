@@ -22,7 +22,7 @@ from stripe_platform.cdc import catalogue
 from stripe_platform.cdc.catalogue import TableVersion
 from stripe_platform.cdc.columns import EXACT, TIMESTAMPTZ
 from stripe_platform.cdc.columns import text as texts_of
-from stripe_platform.cdc.compact import read_batch_file
+from stripe_platform.cdc.compact import read_rows
 from stripe_platform.cdc.daily import Source as BatchSource
 from stripe_platform.cdc.debezium_schemas import declared_version
 from stripe_platform.cdc.debezium_text import to_json
@@ -50,9 +50,9 @@ def events(lake: Lake, prefix: str, source: Source = OLTP, *, first: int = 1,
     Raises `ChainError` on a broken chain, and for batches older than the catalogue.
     """
     writer = _Writer(prefix, source, placeholder)
-    for manifest in Chain.load(lake).manifests:
-        if manifest.seq >= first:
-            yield from writer.batch(lake, manifest)
+    chain = Chain.load(lake)
+    for manifest in chain.manifests[first - 1:]:
+        yield from writer.batch(lake, chain, manifest)
 
 
 class _Writer:
@@ -63,13 +63,13 @@ class _Writer:
         self.versions: dict[str, TableVersion] = {}
         self.previous: int | None = None
 
-    def batch(self, lake: Lake, manifest: Manifest) -> Iterator[Event]:
+    def batch(self, lake: Lake, chain: Chain, manifest: Manifest) -> Iterator[Event]:
         """Events of one batch in commit order, and of the boundary that closed its day."""
         rows: list[_Rows] = []
         stamps = []
         for file in manifest.files:
             version = _version(lake, file, self.versions)
-            table = read_batch_file(lake, BatchSource(manifest.seq, file.path, file.sha256))
+            table = read_rows(lake, chain, file.table, BatchSource(manifest.seq, file.path, file.sha256))
             stamps.append(np.stack([table["_commit_lsn"].to_numpy(), table["_ord"].to_numpy(),
                                     np.full(table.num_rows, len(rows)), np.arange(table.num_rows)]))
             rows.append(_Rows(version, table, self.placeholder))

@@ -3,7 +3,8 @@
 Level A: manifests form one hash chain, files have the named hashes, the slot is not ahead of what is durable.
 Level B: transactions are complete: ordinals 1..n of every commit are there, once, and counts are the manifests'.
 Level D: the canaries that were written at the source arrived without a gap.
-Beside them: every daily file has its named hash and was made from batches of this chain. Level C, equality with the
+Beside them: every daily file has its named hash and was made from batches of this chain; where batch files went, the
+daily files are those of the record, and stand for them in levels A and B. Level C, equality with the
 source, is `reconcile`'s.
 """
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from resources.lake import Lake, LakeError
 from stripe_platform import progress
-from stripe_platform.cdc import batches, segments
+from stripe_platform.cdc import batches, retained, segments
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.backfill import unfinished
 from stripe_platform.cdc.canary import gaps
@@ -31,6 +32,8 @@ from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
 from stripe_platform.cdc.source import OLTP, Source
 from stripe_platform.settings import Settings
+
+STAMPS = ("_op", "_commit_lsn", "_ord")
 
 
 @dataclass
@@ -62,7 +65,7 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
         return report
     with progress.stage("verify batches", len(chain.manifests)) as advance:
         for manifest in chain.manifests:
-            found = _batch(lake, manifest)
+            found = _batch(lake, chain, manifest)
             report.problems += found
             if report.whole:
                 report.verified_through = lsn_text(manifest.to_lsn)
@@ -80,6 +83,7 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
                         for seq, same in segments.left_over(lake) if not same]
     report.problems += [f"table {ledger.table} is not wholly taken: run `stripe-platform cdc snapshot` again"
                         for ledger in unfinished(lake)]
+    report.problems += retained.problems(lake, chain)
     report.problems += gaps(chain, waiting_canaries(lake))
     report.canaries = sum(last - first + 1 for m in chain.manifests for first, last in m.canaries)
     known = {(m.seq, f.path, f.sha256) for m in chain.manifests for f in m.files}
@@ -118,7 +122,7 @@ def _daily(lake: Lake, known: set[tuple[int, str, str]], path: str) -> list[str]
     return []
 
 
-def _batch(lake: Lake, manifest: Manifest) -> list[str]:
+def _batch(lake: Lake, chain: Chain, manifest: Manifest) -> list[str]:
     try:
         refuse_other_counts(manifest)
     except ChainError as error:
@@ -126,17 +130,28 @@ def _batch(lake: Lake, manifest: Manifest) -> list[str]:
     stamps: list[pa.Table] = []
     for file in manifest.files:
         try:
-            data = lake.read(file.path)
-        except LakeError as error:
+            read = _stamps(lake, chain, manifest, file)
+        except (ChainError, LakeError) as error:
             return [str(error)]
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            return [f"{file.path} is not what its manifest says: restore it from a backup"]
-        read = pq.read_table(pa.BufferReader(data), columns=["_op", "_commit_lsn", "_ord"])
         problem = _counts(read, file)
         if problem:
             return [problem]
         stamps.append(read)
     return _ordinals(stamps, manifest)
+
+
+def _stamps(lake: Lake, chain: Chain, manifest: Manifest, file: BatchFile) -> pa.Table:
+    """Operation and place of each row of a file that has the named hash, or of the retained rows in its place."""
+    try:
+        data = lake.read(file.path)
+    except LakeError:
+        rows = retained.rows_of(lake, chain, file.table, manifest.seq, columns=STAMPS)
+        if rows is None:
+            raise
+        return rows
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise ChainError(f"{file.path} is not what its manifest says: restore it from a backup")
+    return pq.read_table(pa.BufferReader(data), columns=list(STAMPS))
 
 
 def _counts(read: pa.Table, file: BatchFile) -> str | None:

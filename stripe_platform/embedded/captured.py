@@ -10,12 +10,12 @@ from decimal import Decimal
 
 import psycopg
 import pyarrow as pa
-import pyarrow.parquet as pq
 from psycopg import sql
 
 from resources.lake import Lake
 from stripe_platform.cdc import fold
-from stripe_platform.cdc.compact import sort_by_key
+from stripe_platform.cdc.compact import read_rows, sort_by_key
+from stripe_platform.cdc.daily import Source
 from stripe_platform.cdc.manifest import Chain
 
 
@@ -48,8 +48,8 @@ def compare(lake: Lake, connection: psycopg.Connection, tables: Iterable[str]) -
     chain, found = Chain.load(lake), Comparison()
     for name in tables:
         key = _key(connection, name)
-        files = [file for manifest in chain.manifests for file in manifest.files_of(name)]
-        parts = [pq.read_table(pa.BufferReader(lake.read(file.path))) for file in files]
+        parts = [read_rows(lake, chain, name, Source(manifest.seq, file.path, file.sha256))
+                 for manifest in chain.manifests for file in manifest.files_of(name)]
         if not parts:
             found.sources[name] = _count(connection, name)
             found.lost += found.sources[name]
