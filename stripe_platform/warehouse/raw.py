@@ -52,7 +52,10 @@ class UnknownStateError(RuntimeError):
 
 @dataclass
 class ApplyReport:
-    """What an apply did. `rows`: changes by day; `days`: days applied now; the others stood already."""
+    """What an apply did. `rows`: changes by day; `days`: days applied now; the others stood already.
+
+    `unheld`: values that the warehouse's types cannot hold, null there and exact in the lake; PostgreSQL holds all.
+    """
 
     table: str
     days: list[dt.date] = field(default_factory=list)
@@ -60,6 +63,7 @@ class ApplyReport:
     through_seq: dict[dt.date, int] = field(default_factory=dict)
     keys: int = 0
     total: int = 0
+    unheld: int = 0
     seconds: float = 0.0
 
 
@@ -122,10 +126,10 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
         create(conn, run)
         standing = _applied(conn, run.name)
     if wanted:
-        _refuse_gaps(standing, chain, table, wanted[0].day, first_day)
+        refuse_gaps(standing, chain, table, wanted[0].day, first_day)
     pending = wanted if reapply else [d for d in wanted if standing.get(d.day) != d.digest]
     with _bar(table, sum(d.rows for d in pending)) as advance:
-        for chunk in _chunks(pending):
+        for chunk in chunks(pending):
             with conn.transaction():
                 report.keys += _mend_chunk(conn, run, chunk, standing) if reapply else _apply_chunk(conn, run, chunk)
             report.days += [d.day for d in chunk]
@@ -177,7 +181,7 @@ def _applied(conn: psycopg.Connection, table: str) -> dict[dt.date, str]:
     return dict(conn.execute("select day, digest from raw._applied where table_name = %s", [table]).fetchall())
 
 
-def _refuse_gaps(standing: dict[dt.date, str], chain: Chain, table: str, first: dt.date, first_day: dt.date) -> None:
+def refuse_gaps(standing: dict[dt.date, str], chain: Chain, table: str, first: dt.date, first_day: dt.date) -> None:
     """Every earlier day with changes must stand: an update's unchanged values come from the days before it."""
     for manifest, day in zip(chain.manifests, chain.days, strict=True):
         if day is None or day >= first or not manifest.files_of(table):
@@ -189,7 +193,7 @@ def _refuse_gaps(standing: dict[dt.date, str], chain: Chain, table: str, first: 
                 f" for {day}..{first}")
 
 
-def _chunks(pending: Sequence[Daily]) -> Iterator[list[Daily]]:
+def chunks(pending: Sequence[Daily]) -> Iterator[list[Daily]]:
     chunk: list[Daily] = []
     for day in pending:
         if chunk and sum(d.rows for d in chunk) + day.rows > CHUNK_ROWS:
@@ -213,7 +217,7 @@ def _count_followed(conn: psycopg.Connection, follower: raw_tables.Follower) -> 
 
 
 def _apply_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily]) -> int:
-    changes = _changes(run, chunk)
+    changes = changes_of(run, chunk)
     applied = take(conn, run, changes)
     _record(conn, run.name, chunk)
     return applied
@@ -227,7 +231,7 @@ def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None) -> int:
         if isinstance(part, fold.Truncation):
             _truncate(conn, target, part)
         elif part.num_rows and target.key:
-            applied += _merge(conn, target, _collapsed(target, part), doomed=doomed)
+            applied += _merge(conn, target, collapsed(target, part), doomed=doomed)
         elif part.num_rows:
             applied += _log(conn, target, part)
     return applied
@@ -237,12 +241,12 @@ def _mend_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily], stan
     """Apply days anew over rows that may be spoilt: they lose against their own identity, and lend no value."""
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
     days = [d.day for d in chunk]
-    changes = _changes(run, chunk)
+    changes = changes_of(run, chunk)
     if changes is not None and pc.any(pc.greater(pc.list_value_length(changes["_unchanged"]), 0)).as_py():
         # What these changes left out stands in earlier ones; the rows as they stand are not to be trusted.
         earlier = (dailies.read(run.lake, run.table, day) for day in sorted(standing) if day < days[0])
-        changes = _changes(run, [*(d for d in earlier if d is not None), *chunk])
-    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else _collapsed(target, part), gone)
+        changes = changes_of(run, [*(d for d in earlier if d is not None), *chunk])
+    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else collapsed(target, part), gone)
              for target, part, gone in (run.parts(conn, changes) if changes is not None else ())]
     made = [part for _target, part, _doomed in parts if isinstance(part, pa.Table)]
     if parts and len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
@@ -273,11 +277,11 @@ def _remove_strangers(conn: psycopg.Connection, table: Target, days: list[dt.dat
     conn.execute("drop table _made")
 
 
-def _collapsed(target: Target, changes: pa.Table) -> pa.Table:
+def collapsed(target: Target, changes: pa.Table) -> pa.Table:
     return fold.collapse(sort_by_key(changes, target.key), target.key)
 
 
-def _changes(run: Run, days: Sequence[Daily]) -> pa.Table | None:
+def changes_of(run: Run, days: Sequence[Daily]) -> pa.Table | None:
     """Changes of these days with their ledger day, without ciphertext; None where there are none."""
     parts = []
     for day in days:

@@ -1,11 +1,12 @@
 """`raw/<table>`: the OLTP's rows in the warehouse, by ledger day."""
 
+import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from resources.lake import LakeResource
+from resources.lake import Lake, LakeResource
 from resources.warehouse import WarehouseResource
 from stripe_platform import progress
 from stripe_platform.cdc.manifest import Chain
@@ -13,7 +14,8 @@ from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, key
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
 from stripe_platform.settings import load_settings
-from stripe_platform.warehouse import raw
+from stripe_platform.warehouse import raw, raw_snowflake
+from stripe_platform.warehouse.raw import ApplyReport
 
 FENCE_COLUMNS = (
     ("_source", "text", "Source of the change"),
@@ -26,7 +28,7 @@ FENCE_COLUMNS = (
 
 
 class UnsupportedWarehouseError(RuntimeError):
-    """The warehouse of this deployment has no loader yet."""
+    """The warehouse of this deployment cannot do what was asked; the message says what it can."""
 
 
 class RawConfig(dg.Config):
@@ -54,11 +56,17 @@ def _spec(name: str) -> dg.AssetSpec:
         metadata={"dagster/column_schema": _columns(name), "dagster/table_name": f"raw.{name}"})
 
 
-def _refuse_other_warehouses(warehouse: WarehouseResource) -> None:
-    if warehouse.kind != "postgres":
-        raise UnsupportedWarehouseError(
-            f"raw tables are loaded into PostgreSQL only, this deployment's warehouse is {warehouse.kind}: set"
-            " STRIPE_PLATFORM_WAREHOUSE=postgres")
+def _apply(warehouse: WarehouseResource, lake: Lake, table: str, days: Sequence[dt.date], chain: Chain,
+           config: RawConfig) -> ApplyReport:
+    first_day = load_settings().first_day
+    with warehouse.connect() as connection:
+        if warehouse.kind == "postgres":
+            return raw.apply(connection, lake, table, days, chain=chain, first_day=first_day, reapply=config.reapply)
+        if config.reapply:
+            raise UnsupportedWarehouseError(
+                f"spoilt rows are mended in PostgreSQL only, this deployment's warehouse is {warehouse.kind}: drop"
+                f" RAW.{table} and its rows of RAW._APPLIED, then materialize its days again")
+        return raw_snowflake.apply(connection, lake, table, days, chain=chain, first_day=first_day)
 
 
 def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
@@ -69,19 +77,17 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource, config: RawConfig,
     ) -> Iterator[dg.MaterializeResult]:
         """Bring the ledger days' changes into the raw tables, behind the fence."""
-        _refuse_other_warehouses(warehouse)
         days, opened = days_of(context), lake.open()
-        chain, first_day = Chain.load(opened), load_settings().first_day
+        chain = Chain.load(opened)
         chosen = sorted(k.path[-1] for k in context.selected_asset_keys)
         for name in chosen:
             begun = time.monotonic()
-            with warehouse.connect() as connection:
-                report = raw.apply(
-                    connection, opened, name, days, chain=chain, first_day=first_day, reapply=config.reapply)
+            report = _apply(warehouse, opened, name, days, chain, config)
             by_day = {day.isoformat(): rows for day, rows in report.rows.items()}
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
                 "dagster/row_count": report.total, "days_applied": len(report.days), "keys_changed": report.keys,
+                "values_without_type": report.unheld,
                 "through_seq": dg.MetadataValue.json({d.isoformat(): n for d, n in report.through_seq.items()}),
                 "seconds": round(time.monotonic() - begun, 3)})
 
@@ -93,16 +99,15 @@ def undated(
     context: dg.AssetExecutionContext, lake: LakeResource, warehouse: WarehouseResource, config: RawConfig,
 ) -> Iterator[dg.MaterializeResult]:
     """Bring every ledger day on which these tables changed into raw, behind the same fence."""
-    _refuse_other_warehouses(warehouse)
     opened, first_day = lake.open(), load_settings().first_day
     chain = Chain.load(opened)
     chosen = [name for name in UNDATED if key("raw", name) in context.selected_asset_keys]
-    with warehouse.connect() as connection, progress.stage("apply raw: tables without days", len(chosen)) as advance:
+    with progress.stage("apply raw: tables without days", len(chosen)) as advance:
         for name in chosen:
-            report = raw.apply(connection, opened, name, chain.days_of(name, first_day), chain=chain,
-                               first_day=first_day, reapply=config.reapply)
+            report = _apply(warehouse, opened, name, chain.days_of(name, first_day), chain, config)
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(report.rows.values()), "dagster/row_count": report.total, "keys_changed": report.keys,
+                "values_without_type": report.unheld,
                 "days_applied": len(report.days), "seconds": round(report.seconds, 3)})
             advance(1)
 

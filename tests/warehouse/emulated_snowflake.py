@@ -7,8 +7,12 @@ ledger's names with a committed list. What passes here is "emulated": it proves 
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +72,27 @@ def patch(ledger: Path) -> None:
             raise errors.ProgrammingError(msg=f"fakesnow: {error}", errno=1003, sqlstate="42000") from error
 
     fake.execute, fake._transform, fake._execute = refuse_clearly, permanent_temp, comment_apart
+
+
+@contextmanager
+def served(ledger: Path) -> Iterator[int]:
+    """The emulator in a process of its own; its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-W", "ignore", __file__, str(port), str(ledger)])
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    yield port
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"the emulator did not start (exit code {server.poll()})")
+    finally:
+        server.kill()
+        server.wait()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,39 +51,27 @@ class Emulated(Store):
 
 @pytest.fixture
 def emulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulated]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(emulated_snowflake.__file__)
-    server = subprocess.Popen([sys.executable, "-W", "ignore", str(script), str(port), str(tmp_path / "ledger")])
     environment = dict(os.environ)
     try:
-        for name, value in {"WAREHOUSE": "snowflake", "WAREHOUSE_EMULATED": "1", "DBT_HOST": "localhost",
-                            "DBT_PORT": str(port)}.items():
-            monkeypatch.setenv(f"STRIPE_PLATFORM_{name}", value)
-        conn = _connect(server, port)
-        _create_raw(conn)
-        yield Emulated(conn, tmp_path / "dbt_snowflake")
-        conn.close()
+        with emulated_snowflake.served(tmp_path / "ledger") as port:
+            for name, value in {"WAREHOUSE": "snowflake", "WAREHOUSE_EMULATED": "1", "DBT_HOST": "localhost",
+                                "DBT_PORT": str(port)}.items():
+                monkeypatch.setenv(f"STRIPE_PLATFORM_{name}", value)
+            conn = _connect(port)
+            _create_raw(conn)
+            yield Emulated(conn, tmp_path / "dbt_snowflake")
+            conn.close()
     finally:
-        server.kill()
-        server.wait()
         os.environ.clear()
         os.environ.update(environment)
 
 
-def _connect(server: subprocess.Popen, port: int) -> Any:
+def _connect(port: int) -> Any:
     import snowflake.connector
 
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return snowflake.connector.connect(
-                    user="emulated", password="emulated", account="emulated", host="localhost", port=port,
-                    protocol="http", database="STRIPE_PLATFORM", schema="RAW").cursor()
-        time.sleep(0.1)
-    pytest.fail(f"the emulator did not start (exit code {server.poll()})")
+    return snowflake.connector.connect(
+        user="emulated", password="emulated", account="emulated", host="localhost", port=port,
+        protocol="http", database="STRIPE_PLATFORM", schema="RAW").cursor()
 
 
 def _create_raw(cursor: Any) -> None:
