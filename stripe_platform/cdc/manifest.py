@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from threading import Lock
 from typing import Any, overload
 
 from resources.lake import Lake
@@ -374,10 +375,11 @@ class _Decoded:
     @classmethod
     def of(cls, segment: Segment, epochs: tuple[Epoch, ...]) -> _Decoded:
         key = (segment.first, segment.identity, epochs)
-        found = _decoded.pop(key, None) or cls._verified(segment, epochs)
-        _decoded[key] = found
-        if len(_decoded) > _SEGMENTS:
-            _decoded.pop(next(iter(_decoded)), None)
+        with _decoding:
+            found = _decoded.pop(key, None) or cls._verified(segment, epochs)
+            _decoded[key] = found
+            if len(_decoded) > _SEGMENTS:
+                _decoded.pop(next(iter(_decoded)))
         return found
 
     @classmethod
@@ -399,6 +401,7 @@ class _Decoded:
 
 
 _decoded: dict[tuple[int, str, tuple[Epoch, ...]], _Decoded] = {}  # the segments used last, oldest use first
+_decoding = Lock()
 
 _REMEDY = "restore the manifests from a backup, or re-snapshot from the source"
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -161,18 +162,20 @@ class DayRows:
 
 
 _cache: dict[tuple[str, str, tuple[str, ...] | None], DayRows] = {}  # those used last, oldest use first
+_reading = Lock()
 
 
 def _day_rows(lake: Lake, record: Retained, table: str, columns: Sequence[str] | None) -> DayRows:
     names = None if columns is None else tuple(dict.fromkeys((*FENCE, *columns)))
     key = (f"{lake.url}/{dailies.data_path(table, record.day)}", record.tables[table].sha256, names)
-    found = _cache.pop(key, None)
-    if found is None:
-        data = pa.BufferReader(data_of(lake, record, table))
-        found = DayRows(pq.read_table(data, columns=None if names is None else list(names)))
-    _cache[key] = found
-    while len(_cache) > 1 and sum(each.rows.nbytes for each in _cache.values()) > CACHE_BYTES:
-        _cache.pop(next(iter(_cache)))
+    with _reading:
+        found = _cache.pop(key, None)
+        if found is None:
+            data = pa.BufferReader(data_of(lake, record, table))
+            found = DayRows(pq.read_table(data, columns=None if names is None else list(names)))
+        _cache[key] = found
+        while len(_cache) > 1 and sum(each.rows.nbytes for each in _cache.values()) > CACHE_BYTES:
+            _cache.pop(next(iter(_cache)))
     return found
 
 

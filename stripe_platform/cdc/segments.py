@@ -146,7 +146,10 @@ def read(lake: Lake, seq: int) -> bytes:
     try:
         return lake.read(path_of(seq))
     except LakeError:
-        firsts = [first for first in Listing.of(lake).segments if first <= seq]
+        listing = Listing.of(lake)
+        if listing.singles and seq > listing.singles[-1]:
+            raise  # not written yet: the newest is never sealed
+        firsts = [first for first in listing.segments if first <= seq]
         segment = Segment.load(lake, firsts[-1]) if firsts else None
         if segment is None or segment.last < seq:
             raise

@@ -148,7 +148,7 @@ class _Folder:
         self.data: Snapshot | None = None  # the snapshot whose bytes `rows` still equal
         self.waiting: list[pa.Table] = []
         begun = {d for d in (*chain.closed, chain.open_day(first_day)) if chain.batches(d, first_day)}
-        self.changed = {d for d in begun if dailies.sources_of(chain, table, d, first_day)}
+        self.changed = {d: sources for d in begun if (sources := dailies.sources_of(chain, table, d, first_day))}
 
     def snapshot(self, day: dt.date) -> Snapshot:
         """The snapshot of a day, written unless it stands with the same content."""
@@ -228,8 +228,7 @@ class _Folder:
 
     def _digest_at(self, day: dt.date) -> str:
         """Hash over every day's changes up to `day`: equal hash, equal state."""
-        parts = [[d.isoformat(), [s.sha256 for s in dailies.sources_of(self.chain, self.table, d, self.first_day)]]
-                 for d in sorted(self.changed) if d <= day]
+        parts = [[d.isoformat(), [s.sha256 for s in self.changed[d]]] for d in sorted(self.changed) if d <= day]
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     def _take(self, day: dt.date) -> None:

@@ -183,11 +183,9 @@ def _applied(conn: psycopg.Connection, table: str) -> dict[dt.date, str]:
 
 def refuse_gaps(standing: dict[dt.date, str], chain: Chain, table: str, first: dt.date, first_day: dt.date) -> None:
     """Every earlier day with changes must stand: an update's unchanged values come from the days before it."""
-    for manifest, day in zip(chain.manifests, chain.days, strict=True):
-        if day is None or day >= first or not manifest.files_of(table):
-            continue
+    for day in dict.fromkeys(day for day in chain.closed if day < first):
         expected = dailies.sources_of(chain, table, day, first_day)
-        if standing.get(day) != dailies.digest_of(table, day, expected):
+        if expected and standing.get(day) != dailies.digest_of(table, day, expected):
             raise NotContiguousError(
                 f"raw/{table} of {first} needs the days before it, {day} is not applied: materialize raw/{table}"
                 f" for {day}..{first}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import psycopg
 import pyarrow as pa
@@ -63,10 +64,11 @@ class RawStream:
             standing: set[tuple[str, dt.date, str]] = set()
             if self._conn.execute("select to_regclass('raw._applied')").fetchone() != (None,):
                 standing = set(self._conn.execute("select table_name, day, digest from raw._applied").fetchall())
+        digest = cache(partial(self._digest, chain))  # of a day with many batches it is asked for each
         for manifest, day in zip(chain.manifests, chain.days, strict=True):
             if manifest.seq <= done:
                 continue
-            if day is None or any((name, day, self._digest(chain, name, day)) not in standing
+            if day is None or any((name, day, digest(name, day)) not in standing
                                   for name in {f.table for f in manifest.files}):
                 break
             done = manifest.seq

@@ -79,6 +79,17 @@ def test_files_are_moved_in_together_and_scratch_is_left_empty(store):
     assert store.size("batch/0.parquet") is None
 
 
+def test_pruning_removes_empty_folders_and_no_file(store):
+    for path in ("cdc/a/1.json", "cdc/a/deep/2.json", "cdc/b/3.json"):
+        store.put(path, b"x")
+    store.delete("cdc/a/deep/2.json")
+    store.delete("cdc/b/3.json")
+    store.prune("cdc")
+    assert store.list("cdc") == ["cdc/a/1.json"]
+    if isinstance(store, LocalLake):
+        assert sorted(p.name for p in store.root.rglob("*") if p.is_dir() and "scratch" not in p.name) == ["a", "cdc"]
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "a/../../b", ""])
 def test_a_path_that_leaves_the_lake_is_refused(store, path):
     with pytest.raises(LakeError, match="must be relative"):
