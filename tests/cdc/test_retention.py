@@ -194,12 +194,16 @@ def altered(rows: pa.Table, what: str) -> pa.Table:
         return rows.slice(1)
     if what == "a row more":
         return pa.concat_tables([rows, rows.slice(0, 1)])
+    if what == "a row of no batch":
+        stray = rows.slice(0, 1)
+        place = stray.column_names.index("_commit_lsn")
+        return pa.concat_tables([rows, stray.set_column(place, "_commit_lsn", pa.array([1], pa.int64()))])
     name, values = ("mcc", ["9999"]) if what == "a value" else ("_ord", [77])
     column = pa.array([*values, *rows[name].to_pylist()[1:]], rows.schema.field(name).type)
     return rows.set_column(rows.column_names.index(name), name, column)
 
 
-@pytest.mark.parametrize("what", ["a row less", "a row more", "a value", "an ordinal", "other bytes"])
+@pytest.mark.parametrize("what", ["a row less", "a row more", "a row of no batch", "a value", "an ordinal", "other bytes"])
 def test_a_daily_file_that_differs_from_its_batches_keeps_them(proven, store, what):
     made = dailies.read(store, "accounts", FIRST)
     data = encode(altered(dailies.read_changes(store, made), what)) if what != "other bytes" else b"x"
