@@ -18,7 +18,7 @@ from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import schema_of
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.metrics import slot_metrics
-from stripe_platform.cdc.reconcile import verified
+from stripe_platform.cdc.proof import verified
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, Table, key
 from stripe_platform.oltp.schema import load_schema
