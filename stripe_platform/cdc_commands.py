@@ -156,7 +156,8 @@ def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
     from stripe_platform.settings import load_settings
 
     number = commit_canary(load_settings(), _source(source))
-    emit({"source": source, "number": number}) if as_json else typer.echo(f"canary {number} of {source}")
+    told = f"canary {number} of {source}" if number else f"source {source} is a standby: emit canaries at its primary"
+    emit({"source": source, "number": number}) if as_json else typer.echo(told)
 
 
 @cdc_app.command("slot")

@@ -13,6 +13,7 @@ import dagster as dg
 
 from resources.lake import Lake, LakeResource
 from stripe_platform.cdc import snapshots as states
+from stripe_platform.cdc.canary import emit
 from stripe_platform.cdc.capture import CaptureError, CaptureReport, capture
 from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import schema_of
@@ -37,6 +38,7 @@ BATCHES = key("cdc", "batches")
 def batches(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Drain the slot up to the boundary of the range's last day; the open day takes what is committed so far."""
     days = days_of(context)
+    emit(load_settings(), OLTP, lake.open())
     report = _capture_until(lake, days[-1])
     chain = Chain.load(lake.open())
     by_day = {d.isoformat(): sum(m.changes for m in chain.batches(d, load_settings().first_day)) for d in days}

@@ -90,7 +90,7 @@ class Comparison:
                      since)
 
     def begin(self, reader: psycopg.Connection, pool: Executor) -> None:
-        """Ask the source; the connection is this comparison's until `end`."""
+        """Ask the source, behind what the pool is asking it already."""
         if self._asked is not None:
             ask = _changed_rows if self._asked.changed is not None else _source_buckets
             self._source = pool.submit(ask, reader, self._asked)
@@ -102,16 +102,13 @@ class Comparison:
         asked, self._asked = self._asked, None
         self.proof.total = asked.state.num_rows
         with _in_memory(asked.state) as duck:
-            if asked.changed is not None:
-                found = self._source.result()
-                if found is not None and self._by_keys(asked, asked.changed, duck, *found):
-                    return self.proof
-                buckets = _source_buckets(reader, asked)
-            else:
-                log = _log_buckets(duck, asked)  # both sides at once
-                buckets = self._source.result()
-                return self._by_buckets(asked, reader, duck, buckets, log)
-            return self._by_buckets(asked, reader, duck, buckets, _log_buckets(duck, asked))
+            if asked.changed is None:
+                log = _log_buckets(duck, asked)  # while the source counts
+                return self._by_buckets(asked, reader, duck, self._source.result(), log)
+            found = self._source.result()
+            if found is None or not self._by_keys(asked, asked.changed, duck, *found):
+                self._by_buckets(asked, reader, duck, _source_buckets(reader, asked), _log_buckets(duck, asked))
+            return self.proof
 
     def _by_keys(self, asked: Asked, changed: pa.Table, duck: duckdb.DuckDBPyConnection,
                  rows: list[tuple[str, str]], total: int) -> bool:

@@ -56,10 +56,10 @@ def reconcile(settings: Settings, *, source: Source = OLTP, lake: Lake | None = 
             waiting: Comparison | None = None
             for each in sorted(wanted, key=lambda each: each.name):
                 comparison = Comparison(lake, chain, settings.first_day, each, frozen.lsn, proven.get(each.name))
+                comparison.begin(frozen.reader, pool)  # the source never waits for the log's side
                 if waiting is not None:
                     proof.tables.append(waiting.end(frozen.reader))
                     advance(1)
-                comparison.begin(frozen.reader, pool)
                 waiting = comparison
             if waiting is not None:
                 proof.tables.append(waiting.end(frozen.reader))
