@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,13 @@ class RewrittenError(CopyError):
 
 @dataclass(frozen=True)
 class Session:
-    """One snapshot: `lsn` the position it was taken at, valid while the context lives."""
+    """One snapshot: `lsn` the position it was taken at, valid while the context lives. `encoding`: of what is read."""
 
     settings: Settings
     source: ConfiguredSource
     lsn: int
     name: str
+    encoding: str
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
@@ -62,17 +63,28 @@ class Session:
         """A connection of ADBC inside the snapshot, whose cursors give Arrow batches without a Python object a row."""
         from adbc_driver_postgresql import dbapi
 
-        own = make_conninfo(self.source.owner_conninfo(self.settings), client_encoding="UTF8",
+        own = make_conninfo(self.source.owner_conninfo(self.settings), client_encoding=self.encoding,
                             options=f"{OPTIONS} -c lock_timeout={LOCK_TIMEOUT}",
                             application_name="stripe_platform_snapshot")
-        try:
-            with dbapi.connect(own) as connection, connection.cursor() as cursor:  # begins a transaction
-                cursor.execute("set transaction isolation level repeatable read read only")
-                cursor.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(self.name)).as_string())
-                yield connection
-        except dbapi.Error as error:  # its text may quote a row
-            raise CopyError(f"source {self.source.name} stopped answering (SQLSTATE {error.sqlstate or 'unknown'}):"
-                            " call again, what was read stays") from None
+        with ExitStack() as opened:
+            with _answering():
+                connection = opened.enter_context(dbapi.connect(own))  # begins a transaction
+                with connection.cursor() as cursor:
+                    cursor.execute("set transaction isolation level repeatable read read only")
+                    cursor.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(self.name)).as_string())
+            yield connection
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """What goes wrong while the source is asked, without the server's words, which may quote a row."""
+    from adbc_driver_postgresql import dbapi
+
+    try:
+        yield
+    except (dbapi.Error, OSError) as error:  # Arrow's streams end in the latter
+        state = getattr(error, "sqlstate", None) or "unknown"
+        raise CopyError(f"the source stopped answering (SQLSTATE {state}): call again, what was read stays") from None
 
 
 @contextmanager
@@ -88,7 +100,9 @@ def session(settings: Settings, source: ConfiguredSource) -> Iterator[Session]:
             raise CopyError(f"a transaction at source {source.name} is open for more than {LOCK_TIMEOUT}, no snapshot"
                             " can be taken meanwhile: let it end, then call again") from None
         assert row is not None  # noqa: S101 - the command always answers one row
-        yield Session(settings, source, lsn_int(str(row[1])), str(row[2]))
+        # A database without an encoding refuses to send as UTF-8 what is none: it sends its bytes as they are.
+        without = walsender.info.parameter_status("server_encoding") == "SQL_ASCII"
+        yield Session(settings, source, lsn_int(str(row[1])), str(row[2]), "SQL_ASCII" if without else "UTF8")
 
 
 @dataclass(frozen=True)
@@ -224,13 +238,20 @@ def rows(reader: Any, table: Subject, key: tuple[str, ...], origin: sql.Identifi
         *(sql.SQL("{} as {}").format(text, sql.Identifier(f"x{n}")) for n, (_v, text) in enumerate(asked) if text)])
     statement = sql.SQL("select {} from {} where {}{}").format(listed, origin, condition, where)
     with reader.cursor() as cursor:
-        cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(PIECE_BYTES)})
-        cursor.execute(statement.as_string())
-        for batch in cursor.fetch_record_batch():
-            if batch.num_rows:
-                texts = {n: text for n, text in zip(beyond, batch.columns[len(asked):], strict=True)
-                         if text.null_count < len(text)}
-                yield [(_checked(batch.column(n)), texts.get(n)) for n in range(len(asked))]
+        with _answering():
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(PIECE_BYTES)})
+            cursor.execute(statement.as_string())
+            batches = cursor.fetch_record_batch()
+        while batch := _next(batches):
+            texts = {n: text for n, text in zip(beyond, batch.columns[len(asked):], strict=True)
+                     if text.null_count < len(text)}
+            yield [(_checked(batch.column(n)), texts.get(n)) for n in range(len(asked))]
+
+
+def _next(batches: pa.RecordBatchReader) -> pa.RecordBatch | None:
+    """The next batch that holds rows."""
+    with _answering():
+        return next((batch for batch in batches if batch.num_rows), None)
 
 
 def _checked(value: pa.Array) -> pa.Array:
