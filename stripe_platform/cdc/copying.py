@@ -261,7 +261,7 @@ def _checked(value: pa.Array) -> pa.Array:
 
 def filenode(reader: Any, leaf: Leaf) -> int | None:
     """The file in which the leaf lies now, which the snapshot does not show."""
-    with reader.cursor() as cursor:
+    with _answering(), reader.cursor() as cursor:
         name = sql.Literal(leaf.identifier.as_string())
         cursor.execute(sql.SQL("select pg_relation_filenode({}::text::regclass)::bigint").format(name).as_string())
         row = cursor.fetchone()
