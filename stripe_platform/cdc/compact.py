@@ -66,23 +66,24 @@ def compact_range(lake: Lake, tables: Iterable[str], days: Sequence[dt.date], *,
     return made
 
 
-def read_batch_file(lake: Lake, source: dailies.Source) -> pa.Table:
+def read_batch_file(lake: Lake, source: dailies.Source, names: Sequence[str] | None = None) -> pa.Table:
     """Rows of a batch file in commit order; `ChainError` when its bytes are not its manifest's."""
     data = lake.read(source.path)
     if hashlib.sha256(data).hexdigest() != source.sha256:
         raise ChainError(f"{source.path} is not what its manifest says: restore it from a backup")
-    return pq.read_table(pa.BufferReader(data), use_threads=len(data) > SMALL)
+    return pq.read_table(pa.BufferReader(data), columns=list(names) if names else None, use_threads=len(data) > SMALL)
 
 
-def read_rows(lake: Lake, chain: Chain, table: str, source: dailies.Source) -> pa.Table:
-    """Rows of a batch file in commit order, from its day's file where retention took it away.
+def read_rows(lake: Lake, chain: Chain, table: str, source: dailies.Source,
+              names: Sequence[str] | None = None) -> pa.Table:
+    """Rows of a batch file in commit order, from its day's file where retention took it away. `names`: only these.
 
     Raises `LakeError` when they are nowhere, `ChainError` when their bytes are not as recorded.
     """
     try:
-        return read_batch_file(lake, source)
+        return read_batch_file(lake, source, names)
     except LakeError:
-        rows = retained.rows_of(lake, chain, table, source.seq)
+        rows = retained.rows_of(lake, chain, table, source.seq, columns=names)
         if rows is None:
             raise
         return rows

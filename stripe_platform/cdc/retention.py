@@ -24,7 +24,7 @@ from stripe_platform.cdc.compact import joined, read_batch_file
 from stripe_platform.cdc.daily import Daily, Source
 from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError
 from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
-from stripe_platform.cdc.reconcile import verified
+from stripe_platform.cdc.proof import verified
 from stripe_platform.cdc.retained import DayRows, Kept, Retained
 
 

@@ -177,10 +177,10 @@ def test_a_load_killed_before_its_merge_converges(told, pair, monkeypatch, point
 def test_a_load_that_fails_after_its_merge_leaves_neither_rows_nor_the_days(told, pair, monkeypatch):
     pair.apply("accounts", DAYS[:1])
     standing = pair.rows("accounts")
-    monkeypatch.setattr(raw_snowflake, "_record", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        raw_snowflake.apply(pair.snowflake, told, "accounts", DAYS)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_snowflake, "_record", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            raw_snowflake.apply(pair.snowflake, told, "accounts", DAYS)
     assert pair.rows("accounts") == standing
     with pytest.raises(NotContiguousError, match="2026-06-02 is not applied"):
         raw_snowflake.apply(pair.snowflake, told, "accounts", DAYS[2:])

@@ -277,13 +277,12 @@ def test_an_open_day_is_sealed_where_it_has_many_batches_and_a_failing_sealer_st
     with owner(source) as connection:
         reference(connection)
         for n in range(4):
-            if n == 3:
-                monkeypatch.setattr(segments, "write", lambda *_: 1 / 0)
-            accounts(connection, n, 1)
-            assert capture(source).rows["accounts"] == 1
+            with monkeypatch.context() as patch:
+                if n == 3:
+                    patch.setattr(segments, "write", lambda *_: 1 / 0)
+                accounts(connection, n, 1)
+                assert capture(source).rows["accounts"] == 1
         assert "manifests could not be sealed" in caplog.text
-        monkeypatch.undo()
-        monkeypatch.setattr(sealing, "MANY", 3)
         accounts(connection, 9, 1)
         capture(source)
     assert store.list(segments.FOLDER) == [segment_path(1)]
