@@ -68,7 +68,6 @@ def apply(conn: Any, lake: Lake, table: str, days: Sequence[dt.date], *, chain: 
                          through_seq={d.day: d.through_seq for d in wanted})
     with conn.cursor() as cursor:
         create(cursor, target)
-        _drop_stages(cursor, target)
         standing = dict(cursor.execute(
             'select "DAY", "DIGEST" from "RAW"."_APPLIED" where "TABLE_NAME" = %s', (table,)).fetchall())
         if wanted:
