@@ -105,7 +105,7 @@ class RawStream:
             raw.create(self._conn, run)
             self._made.add(table)
         written = 0
-        for day, files in _by_day(chain, table, batches, self._first_day):
+        for day, files in by_day(chain, table, batches, self._first_day):
             changes = gather(self._lake, table, files, chain)
             written += raw.take(self._conn, run, changes.append_column(
                 "_ledger_day", pa.repeat(pa.scalar(day), changes.num_rows)))
@@ -125,8 +125,8 @@ class RawStream:
                 sql.Identifier("raw", name)), [manifest.closes, expected])
 
 
-def _by_day(chain: Chain, table: str, batches: Sequence[Manifest],
-            first_day: dt.date) -> list[tuple[dt.date, tuple[dailies.Source, ...]]]:
+def by_day(chain: Chain, table: str, batches: Sequence[Manifest],
+           first_day: dt.date) -> list[tuple[dt.date, tuple[dailies.Source, ...]]]:
     """The table's files by ledger day, in order. A day that is open as yet is the one after the last closed."""
     found: dict[dt.date, list[dailies.Source]] = {}
     for manifest in batches:
