@@ -52,11 +52,13 @@ class Visible:
 
 @dataclass
 class StreamReport:
-    """What following did: batches and changes landed, what each store took in, and its failures."""
+    """What following did: batches and changes landed, what each store took in, its failures, and how many keys it has
+    put aside."""
 
     captured: CaptureReport | None = None
     carried: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
     visible: dict[str, deque[Visible]] = field(default_factory=dict)
     begun: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
@@ -87,7 +89,7 @@ class StreamReport:
         landed = self.captured or CaptureReport()
         return {
             "batches": len(landed.batches), "changes": landed.total, "seconds": round(landed.seconds, 3),
-            "carried": self.carried, "failures": self.failures,
+            "carried": self.carried, "failures": self.failures, "quarantined": self.quarantined,
             "lag_seconds": {store: {"p50": self.lag(store, 0.5), "p99": self.lag(store, 0.99)}
                             for store in self.visible}}
 
@@ -177,11 +179,18 @@ class _Store(ABC):
             self._catch_up()
 
     def _catch_up(self) -> None:
+        if self.at == self.through and self.name in self.report.quarantined:
+            return
         while self.at < self.through:
             some = list(self.chain.manifests[self.at:min(self.through, self.at + AT_ONCE)])
             self.take(some)
             self.at = some[-1].seq
             self.report.note(self.name, some)
+        self.report.quarantined[self.name] = self.put_aside()
+
+    @abstractmethod
+    def put_aside(self) -> int:
+        """Keys that the store has put aside."""
 
     @abstractmethod
     def take(self, batches: list[Manifest]) -> None:
@@ -208,6 +217,9 @@ class _Raw(_Store):
         self._raw.take(self.chain, batches)
         for batch in batches:
             self._passed_on.put(batch)
+
+    def put_aside(self) -> int:
+        return self._raw.put_aside()
 
 
 class _Documents(_Store):
@@ -236,6 +248,11 @@ class _Documents(_Store):
         from stripe_platform.documents import stream
 
         stream.take(self._db, self._connection, self._duck, self.lake, self.chain, batches)
+
+    def put_aside(self) -> int:
+        from stripe_platform.documents import quarantine
+
+        return quarantine.count(self._db)
 
 
 def _documents_position(db: Any, lake: Lake, chain: Chain) -> int:

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from asset_checks.judge import ROWS, Check
+from asset_checks.judge import ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cards import holds_card_number
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import streamed
-from stripe_platform.documents.schemas import DATA, LOADS
+from stripe_platform.documents.quarantine import FED_BY_THE_LOG
+from stripe_platform.documents.schemas import DATA, LOADS, QUARANTINE, STREAMS
 from stripe_platform.keys import key
 from stripe_platform.settings import load_settings
 
@@ -36,7 +38,8 @@ with newest as (
     select id, currency, strftime(created, '%Y-%m-%d') as day, arg_max(struct_pack(
         amount, captured := amount_captured, refunded := amount_refunded, status, disputed),
         struct_pack(_epoch, _commit_lsn, _ord)) as c
-    from read_parquet($files) where strftime(created, '%Y-%m-%d') in (select unnest($days))
+    from read_parquet($files)
+    where strftime(created, '%Y-%m-%d') in (select unnest($days)) and id not in (select unnest($apart::text[]))
     group by all
 ),
 questioned as (
@@ -61,9 +64,9 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     names = [day.isoformat() for day in days]
     with stores.mongo() as db:
         loaded = _loaded_days(db, "transactions")
-        through, (standing, broken) = _at_one_moment(db, names)
+        through, (standing, broken), apart = _at_one_moment(db, names)
         unguarded = _unguarded(db, "transactions")
-    expected = _expected(stores, loaded, names, through)
+    expected = _expected(stores, loaded, names, through, list(apart))
     counts = {}
     for name in names:
         here, there = _of_day(standing, name), _of_day(expected, name)
@@ -71,6 +74,7 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
         counts[name] = {
             ROWS: sum(row[0] for row in here.values()), "in_the_log": sum(row[0] for row in there.values()),
             "days_loaded": int(name in loaded), "validators_out_of_force": unguarded,
+            "documents_quarantined": sum(day == name for day in apart.values()),
             "currencies_with_other_sums": sum(
                 money.get(c) != expected_money.get(c) for c in money.keys() | expected_money.keys()),
             "statuses_with_other_sums": sum(here.get(s) != there.get(s) for s in here.keys() | there.keys()),
@@ -113,10 +117,13 @@ _BROKEN = {
 }
 
 
-def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str, str], int]]:
-    """What stands by day and currency, and by (day, rule) how many documents contradict themselves, in one reading."""
+def _standing(db: Documents, names: Sequence[str], apart: Sequence[str]) -> tuple[Sums, dict[tuple[str, str], int]]:
+    """What stands by day and currency, and by (day, rule) how many documents contradict themselves, in one reading.
+
+    Without the documents given in `apart`, which are older than the log.
+    """
     rows = list(db["transactions"].aggregate([
-        {"$match": {"day": {"$in": list(names)}}},
+        {"$match": {"day": {"$in": list(names)}} | ({"_id": {"$nin": list(apart)}} if apart else {})},
         {"$group": {"_id": {"day": "$day", "currency": "$currency", "status": {
                         "$cond": [{"$eq": [{"$ifNull": ["$dispute", None]}, None]}, "$status", "questioned"]}},
                     "n": {"$sum": 1}, "amount": {"$sum": "$amount"}, "captured": {"$sum": "$amount_captured"},
@@ -132,19 +139,26 @@ def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str
     return sums, broken
 
 
-def _at_one_moment(db: Documents, names: Sequence[str]) -> tuple[int, tuple[Sums, dict[tuple[str, str], int]]]:
-    """The batch up to which documents are whole, and what stands then: read again when a stream wrote in between."""
+def _at_one_moment(
+    db: Documents, names: Sequence[str],
+) -> tuple[int, tuple[Sums, dict[tuple[str, str], int]], dict[str, str]]:
+    """The batch up to which documents are whole, what stands then, and event day by key of what is put aside: read
+    again when a stream wrote in between."""
     for _ in range(MOMENTS):
         before = streamed(db, "transactions")
-        found = _standing(db, names)
+        apart = {row["key"]: row["day"] for row in db[QUARANTINE].find(
+            {"collection": "transactions", **FED_BY_THE_LOG}, {"key": 1, "day": 1})}
+        found = _standing(db, names, list(apart))
         if before[0] == before[1] and streamed(db, "transactions") == before:
             break
         time.sleep(0.05)
-    return before[0], found
+    return before[0], found, apart
 
 
-def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], through: int) -> Sums:
-    """What the log says, from the first judged day on, of loaded days and of batches streamed up to `through`."""
+def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], through: int,
+              apart: Sequence[str]) -> Sums:
+    """What the log says, from the first judged day on, of loaded days and of batches streamed up to `through`; without
+    the charges given in `apart`."""
     days = [dt.date.fromisoformat(day) for day in sorted(loaded) if day >= min(names)]
     lake, first_day = stores.lake(), load_settings().first_day
     chain, since = Chain.load(lake), dt.date.fromisoformat(min(names))
@@ -156,7 +170,7 @@ def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], thro
         duck.register("no_disputes", dailies.schema_of("disputes").empty_table())  # a stream may have brought none yet
         read = f"read_parquet([{', '.join(map(sql.quote, disputes))}])" if disputes else "no_disputes"
         duck.execute(f"create temp view disputes as select charge_id, _op from {read}")  # noqa: S608 (quoted names)
-        rows = duck.execute(_EXPECTED, {"files": charges, "days": list(names)}).fetchall()
+        rows = duck.execute(_EXPECTED, {"files": charges, "days": list(names), "apart": list(apart)}).fetchall()
     return {(day, currency, status): tuple(sums) for day, currency, status, *sums in rows}
 
 
@@ -185,6 +199,12 @@ def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.Data
             "card_numbers": cards.get(name, 0),
         }
     return frame(counts)
+
+
+def _quarantined(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    with stores.mongo() as db:
+        loads = db[LOADS].estimated_document_count() + db[STREAMS].estimated_document_count()
+        return frame({WHOLE: {ROWS: loads, "documents_quarantined": quarantine.count(db)}})
 
 
 def _lines(file: Path) -> int:
@@ -217,4 +237,8 @@ CHECKS = [
         (equal("stored_or_refused", "landed"),
          *none_of("undeclared_shapes", "validators_out_of_force", "card_numbers")),
         {"days_loaded": 1}) for name in ("sessions", "customer_feedback")),
+    Check(
+        key("documents", "transactions"), "nothing_is_quarantined",
+        "No document that the change log feeds is put aside: `stripe-platform cdc quarantine` names the rules.",
+        _quarantined, none_of("documents_quarantined"), blocking=False, partitioned=False),
 ]

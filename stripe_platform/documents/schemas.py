@@ -210,6 +210,8 @@ _QUARANTINE = Collection(
     {
         "_id": _text(160), "collection": _text(40), "day": _DAY, "record": _text(200), "rule": _text(60),
         "reason": _text(300), "seen_at": _DATE,
+        "key": _text(100, "Of a document that the change log feeds"), "source": _text(60),
+        "fence": _text(120, "Identity of its newest change that does not stand"),
     },
     ("_id", "collection", "day", "record", "rule", "reason", "seen_at"),
     (Index("collection_day", (("collection", 1), ("day", 1))),),

@@ -82,6 +82,7 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
                 "dagster/row_count": report.total, "days_applied": len(report.days), "keys_changed": report.keys,
+                "quarantined": report.quarantined,
                 "through_seq": dg.MetadataValue.json({d.isoformat(): n for d, n in report.through_seq.items()}),
                 "seconds": round(time.monotonic() - begun, 3)})
 
@@ -103,7 +104,8 @@ def undated(
                                first_day=first_day, reapply=config.reapply)
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(report.rows.values()), "dagster/row_count": report.total, "keys_changed": report.keys,
-                "days_applied": len(report.days), "seconds": round(report.seconds, 3)})
+                "quarantined": report.quarantined, "days_applied": len(report.days),
+                "seconds": round(report.seconds, 3)})
             advance(1)
 
 

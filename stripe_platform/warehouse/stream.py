@@ -18,7 +18,7 @@ from resources.lake import Lake
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import gather
 from stripe_platform.cdc.manifest import Chain, Manifest
-from stripe_platform.warehouse import raw
+from stripe_platform.warehouse import quarantine, raw
 
 _STREAMED = """
 create table if not exists raw._streamed (
@@ -98,6 +98,10 @@ class RawStream:
                 " set seq = excluded.seq, commit_ts = excluded.commit_ts, applied_at = clock_timestamp()",
                 [self._source, last.seq, last.last_commit])
         return written
+
+    def put_aside(self) -> int:
+        """Keys of any table that raw has put aside."""
+        return quarantine.count(self._conn)
 
     def _take_table(self, chain: Chain, table: str, batches: Sequence[Manifest]) -> int:
         run = raw.run_of(self._lake, chain, table)

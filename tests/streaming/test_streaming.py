@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +13,18 @@ import psycopg
 import pytest
 from company import differing, followed_to_the_end
 from oltp_shop import Shop
+from typer.testing import CliRunner
 
-from asset_checks.judge import ROWS
+from asset_checks.judge import ROWS, judge
 from asset_checks.stores import Stores
 from asset_checks.suites import documents as document_checks
 from asset_checks.suites import raw as raw_checks
 from resources.mongo import MongoResource
 from resources.warehouse import connect_postgres
-from stripe_platform import streaming
+from stripe_platform import put_aside, streaming
 from stripe_platform.cdc.compact import compact_range
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cli import app
 from stripe_platform.documents import transactions
 from stripe_platform.oltp import write
 from stripe_platform.reference.database import connect
@@ -137,6 +140,60 @@ def test_the_days_find_what_was_streamed_and_the_checks_hold_while_it_goes_on(sh
             over.set()
             payer.join()
     followed_to_the_end(settings)
+    assert differing(settings) == []
+
+
+def test_poison_rows_hold_no_store_and_are_released_when_their_cause_is_mended(shop: Shop):
+    """A payment that raw refuses, one that the documents refuse, one whose payer raw has put aside."""
+    settings, stores = shop.settings, Stores.of_settings()
+    shop.pay(1000)
+    followed_to_the_end(settings)
+    with connect_postgres(settings.need("warehouse_dsn")) as conn:
+        conn.execute("alter table raw.charges add constraint small check (amount < 5000)")
+        conn.execute("alter table raw.customers add constraint named check (country is distinct from 'DE')")
+    stranger = write.create_customer(shop.conn, shop.ring, name="Bob", email=None, country="DE", currency="eur")
+    card = write.create_payment_method(shop.conn, customer_id=stranger, brand="visa", last4="4242", exp_month=1,
+                                       exp_year=2030, funding="credit", country="DE")
+    with followed(settings) as report:
+        large, odd, good = shop.pay(9000), shop.pay(2000), shop.pay(3000)
+        strange = write.create_payment(shop.conn, account_id=shop.account, customer_id=stranger,
+                                       payment_method_id=card, amount=700, currency="eur")
+        with psycopg.connect(settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+            owner.execute("alter table oltp.charges drop constraint failure_code_only_if_failed")
+            owner.execute("update oltp.charges set failure_code = repeat('4', 100) where id = %s", [odd.charge_id])
+        last = shop.pay(4000)
+        soon(lambda: document(last.charge_id).get("status"), "succeeded")
+        soon(lambda: in_raw(settings, f"select amount from raw.charges where id = '{good.charge_id}'"), (3000,))
+    assert report.failures == {}
+    assert report.quarantined == {"raw": 2, "documents": 2}
+    found = put_aside.listing(settings)
+    assert {(row["store"], row["table"], row["id"], row["rule"]) for row in found} == {
+        ("raw", "charges", large.charge_id, "23514 small"), ("raw", "customers", stranger, "23514 named"),
+        ("documents", "transactions", odd.charge_id, "121 validator"),
+        ("documents", "transactions", strange.charge_id, "customer_id is not in raw.customers")}
+    assert document(large.charge_id)["status"] == "succeeded"  # each store for itself
+    today = dt.datetime.now(dt.UTC).date()
+    day = Chain.load(stores.lake()).open_day(settings.first_day)
+    compact_range(stores.lake(), ["charges", "charge_outcomes", "disputes"], [day])
+    with connect_postgres(settings.need("warehouse_dsn")) as conn:
+        raw.apply(conn, stores.lake(), "charges", [day])
+    (of_raw,) = raw_checks._profile("charges", stores, [day]).to_dict("records")
+    assert (of_raw["keys_quarantined"], of_raw["days_altered"], of_raw[ROWS]) == (1, 0, of_raw["keys_in_the_log"])
+    (of_documents,) = document_checks._transactions(stores, [today]).to_dict("records")
+    assert (of_documents["documents_quarantined"], of_documents["statuses_with_other_sums"]) == (2, 0)
+    assert of_documents[ROWS] == of_documents["in_the_log"]
+    assert [judge(check, stores, ["all"])[0].outcome for check in (*raw_checks.CHECKS, *document_checks.CHECKS)
+            if check.name == "nothing_is_quarantined"] == ["failed", "failed"]
+    with connect_postgres(settings.need("warehouse_dsn")) as conn:
+        conn.execute("alter table raw.charges drop constraint small")
+        conn.execute("alter table raw.customers drop constraint named")
+    told = CliRunner().invoke(app, ["cdc", "quarantine", "--retry", "--json"])
+    assert json.loads(told.stdout.splitlines()[-1])["released"] == {"raw": 2, "documents": 1}
+    assert [row["id"] for row in put_aside.listing(settings)] == [odd.charge_id]
+    with psycopg.connect(settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+        owner.execute("update oltp.charges set failure_code = null where id = %s", [odd.charge_id])
+    followed_to_the_end(settings)
+    assert put_aside.listing(settings) == []
     assert differing(settings) == []
 
 
