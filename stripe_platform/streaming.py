@@ -19,6 +19,8 @@ from functools import partial
 from typing import Any
 
 from resources.lake import Lake, open_lake
+from stripe_platform import keys
+from stripe_platform.cdc import manifest
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureReport, Following, capture
 from stripe_platform.cdc.manifest import Chain, Manifest
 from stripe_platform.cdc.source import OLTP
@@ -105,8 +107,10 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     landed, in_raw = _Passed(), _Passed()
     stores = [threading.Thread(target=_carry, args=(partial(_Raw, settings, root, report, in_raw), landed, report)),
               threading.Thread(target=_carry, args=(partial(_Documents, settings, root, report), in_raw, report))]
-    copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every))
-    for thread in (*stores, copies):
+    copied = _Passed()
+    served = threading.Thread(target=_carry, args=(partial(_Served, settings, root, report), copied, report))
+    copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every, copied.put))
+    for thread in (*stores, served, copies):
         thread.start()
     try:
         report.captured = capture(settings, lake=root, wait_seconds=5.0,
@@ -114,7 +118,7 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     finally:
         stop.set()
         copies.join()
-        for passed, store in zip((landed, in_raw), stores, strict=True):
+        for passed, store in zip((copied, landed, in_raw), (served, *stores), strict=True):
             passed.ended.set()
             store.join()
     return report
@@ -173,8 +177,9 @@ class _Store(ABC):
         while not over:
             over = passed.ended.is_set()
             for batch in passed.waiting(0.0 if over else WAKE):
-                if batch.seq > len(self.chain.manifests):
-                    self.chain = self.chain.followed_by(batch)
+                if batch.seq > len(self.chain.manifests):  # others may have landed some before it
+                    follows = batch.seq == len(self.chain.manifests) + 1
+                    self.chain = self.chain.followed_by(batch) if follows else Chain.load(self.lake)
                 self.through = max(self.through, batch.seq)
             self._catch_up()
 
@@ -250,9 +255,35 @@ class _Documents(_Store):
         stream.take(self._db, self._connection, self._duck, self.lake, self.chain, batches)
 
     def put_aside(self) -> int:
+        from stripe_platform.documents import quarantine, transactions
+
+        return quarantine.count(self._db, transactions.NAME)
+
+
+class _Served(_Store):
+    """The reference's rows in the document store, from the reference's own log."""
+
+    name = "reference_documents"
+
+    def __init__(self, settings: Settings, lake: Lake, report: StreamReport, opened: ExitStack) -> None:
+        from resources.mongo import MongoResource
+        from stripe_platform.documents.control import streamed
+        from stripe_platform.documents.setup import ensure_collections
+
+        super().__init__(REFERENCE.lake(settings, lake), report)
+        self._db = opened.enter_context(MongoResource().database())
+        ensure_collections(self._db)
+        self.at, self.through = streamed(self._db, REFERENCE.name)[0], len(self.chain.manifests)
+
+    def take(self, batches: list[Manifest]) -> None:
+        from stripe_platform.documents import reference_rows
+
+        reference_rows.take(self._db, self.lake, batches)
+
+    def put_aside(self) -> int:
         from stripe_platform.documents import quarantine
 
-        return quarantine.count(self._db)
+        return quarantine.count(self._db, *keys.SERVED)
 
 
 def _documents_position(db: Any, lake: Lake, chain: Chain) -> int:
@@ -262,26 +293,31 @@ def _documents_position(db: Any, lake: Lake, chain: Chain) -> int:
 
     done = streamed(db, transactions.NAME)[0]
     loaded = transactions.standing_days(db, lake, chain.closed)
-    for manifest, day in zip(chain.manifests, chain.days, strict=True):
-        if manifest.seq <= done:
+    for batch, day in zip(chain.manifests, chain.days, strict=True):
+        if batch.seq <= done:
             continue
         if day is None or day not in loaded:
             break
-        done = manifest.seq
+        done = batch.seq
     return done
 
 
-def _copy_reference(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport, every: float) -> None:
-    """The reference's thread: its changes reach their copies, whose changes the payments database logs in turn."""
+def _copy_reference(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport, every: float,
+                    passed_on: Callable[[Manifest], None]) -> None:
+    """The reference's thread: its changes reach their copies, whose changes the payments database logs in turn, and are
+    passed on to the documents."""
     own, failed = REFERENCE.lake(settings, lake), 0
 
-    def landed(_batch: Manifest) -> None:
+    def landed(batch: Manifest) -> None:
+        passed_on(batch)
         copied = copy(settings, own)
         report.carried["copies"] = report.carried.get("copies", 0) + sum(copied.rows.values())
 
     while not stop.is_set():
         try:
             copy(settings, own)
+            if newest := manifest.last(own):  # of whoever captured the reference meanwhile
+                passed_on(newest)
             capture(settings, lake=own, source=REFERENCE, wait_seconds=1.0,
                     following=Following(stop, landed, every / 2))
             failed = 0

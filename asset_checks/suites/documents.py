@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bson import Decimal128
 from psycopg import sql
 
 from asset_checks.judge import ROWS, WHOLE, Check
@@ -22,8 +25,10 @@ from stripe_platform.cdc.manifest import Chain
 from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import streamed
 from stripe_platform.documents.quarantine import FED_BY_THE_LOG
+from stripe_platform.documents.reference_rows import SERVED, Served, state
 from stripe_platform.documents.schemas import DATA, LOADS, QUARANTINE, STREAMS
 from stripe_platform.keys import key
+from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import load_settings
 
 if TYPE_CHECKING:
@@ -201,6 +206,43 @@ def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.Data
     return frame(counts)
 
 
+def _served(each: Served, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    """Rows that stand and those that the reference's log leaves, up to the position that the documents have."""
+    lake = REFERENCE.lake(load_settings(), stores.lake())
+    with stores.mongo() as db:
+        for _ in range(MOMENTS):
+            before = streamed(db, REFERENCE.name)
+            apart = quarantine.entries(db, each.collection)
+            found = list(db[each.collection].find({"_id": {"$nin": list(apart)}, "deleted": False}))
+            if before[0] == before[1] and streamed(db, REFERENCE.name) == before:
+                break
+            time.sleep(0.05)
+        unguarded = _unguarded(db, each.collection)
+    rows = state(lake, Chain.load(lake), each, before[0]).to_pylist()
+    expected = [row for row in rows if row["_op"] != "d" and not row.get("deleted")
+                and ":".join(str(row[name]) for name in each.key) not in apart]
+    here = [(row["_id"], *(_comparable(row[field]) for field in each.fields)) for row in found]
+    there = [(":".join(str(row[name]) for name in each.key), *(
+        _comparable(row[column], rate=column == "rate") for column in each.fields.values())) for row in expected]
+    return frame({WHOLE: {
+        ROWS: len(here), "in_the_log": len(there), "batches_applied": before[0], "documents_quarantined": len(apart),
+        "other_contents": int(_content(here) != _content(there)), "validators_out_of_force": unguarded}})
+
+
+def _comparable(value: Any, *, rate: bool = False) -> Any:
+    """A value that is equal on both sides when it is the same: documents have milliseconds and exact decimals."""
+    if isinstance(value, Decimal128) or rate:
+        return str((value.to_decimal() if isinstance(value, Decimal128) else Decimal(value)).normalize())
+    if isinstance(value, dt.datetime):
+        return int(value.timestamp() * 1_000)
+    return str(value) if isinstance(value, dt.date) else value
+
+
+def _content(rows: Sequence[tuple[Any, ...]]) -> int:
+    """Sum of the rows' hashes: their order does not matter."""
+    return sum(int.from_bytes(hashlib.sha256(repr(row).encode()).digest()) for row in rows)
+
+
 def _quarantined(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
     with stores.mongo() as db:
         loads = db[LOADS].estimated_document_count() + db[STREAMS].estimated_document_count()
@@ -237,6 +279,12 @@ CHECKS = [
         (equal("stored_or_refused", "landed"),
          *none_of("undeclared_shapes", "validators_out_of_force", "card_numbers")),
         {"days_loaded": 1}) for name in ("sessions", "customer_feedback")),
+    *(Check(
+        key("documents", each.collection), "documents_are_the_references",
+        f"Rows of reference.{each.table} as its log leaves them: as many, with the same values; others are refused.",
+        partial(_served, each),
+        (equal(ROWS, "in_the_log"), *none_of("other_contents", "validators_out_of_force")), {"batches_applied": 1},
+        partitioned=False) for each in SERVED),
     Check(
         key("documents", "transactions"), "nothing_is_quarantined",
         "No document that the change log feeds is put aside: `stripe-platform cdc quarantine` names the rules.",

@@ -57,9 +57,10 @@ def entries(db: Database[Document], collection: str) -> dict[str, str]:
         {"collection": collection, **FED_BY_THE_LOG}, {"key": 1, "fence": 1})}
 
 
-def count(db: Database[Document], collection: str | None = None) -> int:
-    """Documents put aside, of one collection or of all that the log feeds."""
-    return db[QUARANTINE].count_documents(FED_BY_THE_LOG | ({"collection": collection} if collection else {}))
+def count(db: Database[Document], *collections: str) -> int:
+    """Documents put aside, of these collections or of all that the log feeds."""
+    of = {"collection": {"$in": list(collections)}} if collections else {}
+    return db[QUARANTINE].count_documents(FED_BY_THE_LOG | of)
 
 
 def settle(db: Database[Document], collection: str, source: str, known: Mapping[str, str], met: Outcome) -> None:

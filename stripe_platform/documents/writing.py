@@ -18,8 +18,9 @@ T = TypeVar("T")
 BATCH = 5_000
 IN_FLIGHT = 3  # batches encoded and sent while the next one is built
 DUPLICATE_KEY, INVALID, TOO_LARGE = 11_000, 121, 10_334
-# What the server says of a document and not of itself: type or value, validator, place on earth, size, key's size.
-OF_THE_DOCUMENT = frozenset({2, 14, INVALID, TOO_LARGE, 16_755, 16_756, 17_280, 17_419, 17_420})
+_ABOUT = {DUPLICATE_KEY: "unique", INVALID: "validator", TOO_LARGE: "size", 17_419: "size", 17_420: "size"}
+# What the server says of a document and not of itself; else: type or value, place on earth, size of a key.
+OF_THE_DOCUMENT = frozenset({*_ABOUT, 2, 14, 16_755, 16_756, 17_280})
 
 
 class DocumentRefusedError(RuntimeError):
@@ -58,10 +59,10 @@ def insert_new(
                 collection.insert_many(documents, ordered=False)
     except BulkWriteError as error:
         errors = _errors(error)
-        if not errors or any(code != DUPLICATE_KEY and code not in OF_THE_DOCUMENT for _, code in errors):
+        if not errors or any(code not in OF_THE_DOCUMENT for _, code in errors):
             raise _refused(collection, [code for _, code in errors]) from None
         return ([documents[i] for i, code in errors if code == DUPLICATE_KEY],
-                unsendable | {documents[i]["_id"]: _rule(code) for i, code in errors if code != DUPLICATE_KEY})
+                unsendable | {documents[i]["_id"]: rule_of(code) for i, code in errors if code != DUPLICATE_KEY})
     return [], unsendable
 
 
@@ -82,11 +83,12 @@ def _unsendable(document: Document) -> str | None:
         size = len(bson.encode(document))
     except _cannot_be_sent() as error:
         return type(error).__name__
-    return _rule(TOO_LARGE) if size > MAX_BSON_SIZE else None
+    return rule_of(TOO_LARGE) if size > MAX_BSON_SIZE else None
 
 
-def _rule(code: int) -> str:
-    return f"{code} {'validator' if code == INVALID else 'size' if code == TOO_LARGE else 'document'}"
+def rule_of(code: int) -> str:
+    """A refusal's code and what it is about."""
+    return f"{code} {_ABOUT.get(code, 'document')}"
 
 
 def fenced(part: str, version: str, fields: Document) -> Document:
@@ -138,7 +140,7 @@ def _send(collection: Collection[Document], updates: Sequence[UpdateOne], *, tra
     except BulkWriteError as error:
         codes = [code for _, code in _errors(error)]
         if codes and OF_THE_DOCUMENT.issuperset(codes):
-            raise _UnfitError(_rule(codes[0])) from None
+            raise _UnfitError(rule_of(codes[0])) from None
         raise _refused(collection, codes) from None
     except _cannot_be_sent() as error:
         raise _UnfitError(type(error).__name__) from None
