@@ -208,13 +208,14 @@ class _Raw(_Store):
     def __init__(self, settings: Settings, lake: Lake, report: StreamReport, passed_on: _Passed,
                  opened: ExitStack) -> None:
         from resources.warehouse import connect_postgres
-        from stripe_platform.warehouse.stream import RawStream
+        from stripe_platform.warehouse.stream import RawStream, position
 
         super().__init__(lake, report)
         connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
         connection.autocommit = True
         self._raw, self._passed_on = RawStream(connection, lake, OLTP.name, settings.first_day), passed_on
-        self.at, self.through = self._raw.position(self.chain), len(self.chain.manifests)
+        self.at = position(connection, self.chain, OLTP.name, settings.first_day)
+        self.through = len(self.chain.manifests)
         if self.at:
             passed_on.put(self.chain.manifests[self.at - 1])
 
@@ -235,7 +236,7 @@ class _Documents(_Store):
     def __init__(self, settings: Settings, lake: Lake, report: StreamReport, opened: ExitStack) -> None:
         from resources.mongo import MongoResource
         from resources.warehouse import connect_postgres
-        from stripe_platform.documents import change_log
+        from stripe_platform.documents import change_log, transactions
         from stripe_platform.documents.setup import ensure_collections
         from stripe_platform.warehouse.stream import streamed
 
@@ -245,7 +246,7 @@ class _Documents(_Store):
         self._db = opened.enter_context(MongoResource().database())
         ensure_collections(self._db)
         self._duck = opened.enter_context(change_log.in_memory())
-        self.at = _documents_position(self._db, lake, self.chain)
+        self.at = transactions.position(self._db, lake, self.chain)
         # How far raw is, it says by passing batches on; what it passed before a failure stands in its position.
         self.through = max(self.at, min(streamed(self._connection, OLTP.name).seq, len(self.chain.manifests)))
 
@@ -284,22 +285,6 @@ class _Served(_Store):
         from stripe_platform.documents import quarantine
 
         return quarantine.count(self._db, *keys.SERVED)
-
-
-def _documents_position(db: Any, lake: Lake, chain: Chain) -> int:
-    """The last batch that the documents hold whole: streamed, or loaded by days without a gap."""
-    from stripe_platform.documents import transactions
-    from stripe_platform.documents.control import streamed
-
-    done = streamed(db, transactions.NAME)[0]
-    loaded = transactions.standing_days(db, lake, chain.closed)
-    for batch, day in zip(chain.manifests, chain.days, strict=True):
-        if batch.seq <= done:
-            continue
-        if day is None or day not in loaded:
-            break
-        done = batch.seq
-    return done
 
 
 def _copy_reference(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport, every: float,

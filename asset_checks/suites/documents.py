@@ -266,6 +266,10 @@ def _cards(db: Documents, names: Sequence[str]) -> dict[str, int]:
 
 CHECKS = [
     Check(
+        key("documents", "transactions"), "nothing_is_quarantined",
+        "No document that the change log feeds is put aside: `stripe-platform cdc quarantine` names the rules.",
+        _quarantined, none_of("documents_quarantined"), blocking=False, partitioned=False),
+    Check(
         key("documents", "transactions"), "documents_are_the_logs_charges",
         "One document per charge of the day, the log's sums per currency and status; undeclared fields are refused.",
         _transactions,
@@ -285,8 +289,4 @@ CHECKS = [
         partial(_served, each),
         (equal(ROWS, "in_the_log"), *none_of("other_contents", "validators_out_of_force")), {"batches_applied": 1},
         partitioned=False) for each in SERVED),
-    Check(
-        key("documents", "transactions"), "nothing_is_quarantined",
-        "No document that the change log feeds is put aside: `stripe-platform cdc quarantine` names the rules.",
-        _quarantined, none_of("documents_quarantined"), blocking=False, partitioned=False),
 ]

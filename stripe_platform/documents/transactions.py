@@ -15,7 +15,7 @@ from stripe_platform import progress
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.documents import change_log, quarantine
-from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record
+from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record, streamed
 from stripe_platform.documents.quarantine import Outcome, Refused
 from stripe_platform.documents.writing import Document, batches, fenced, insert_new, pipelined, update_all
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from resources.lake import Lake
+    from stripe_platform.cdc.manifest import Chain
 
 NAME = "transactions"
 DAYS_AT_ONCE = 14  # bounds memory: the newest state of this many days' charges is in DuckDB at a time
@@ -78,6 +79,18 @@ def standing_days(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -
     """Days of these whose compacted changes are loaded as they are now."""
     compacted = [day for day in days if all(dailies.read(lake, table, day) for table in SOURCES)]
     return loaded(db, NAME, {day: _digest(lake, day) for day in compacted})
+
+
+def position(db: Database[Document], lake: Lake, chain: Chain) -> int:
+    """The last batch that the documents hold whole: streamed, or loaded by days without a gap."""
+    done, standing = streamed(db, NAME)[0], standing_days(db, lake, chain.closed)
+    for batch, day in zip(chain.manifests, chain.days, strict=True):
+        if batch.seq <= done:
+            continue
+        if day is None or day not in standing:
+            break
+        done = batch.seq
+    return done
 
 
 def _digest(lake: Lake, day: dt.date) -> str:

@@ -82,13 +82,11 @@ def entries(conn: psycopg.Connection, table: str) -> dict[str, Entry]:
         "select key_hash, epoch, commit_lsn, ord, rule from raw._quarantine where table_name = %s", [table])}
 
 
-def count(conn: psycopg.Connection, table: str | None = None) -> int:
-    """Entries of a table, or of all."""
+def counts(conn: psycopg.Connection) -> dict[str, int]:
+    """Entries by table; tables without any are not there."""
     if conn.execute("select to_regclass('raw._quarantine')").fetchone() == (None,):
-        return 0
-    row = conn.execute("select count(*) from raw._quarantine where %s::text is null or table_name = %s",
-                       [table, table]).fetchone()
-    return int(row[0]) if row else 0
+        return {}
+    return dict(conn.execute("select table_name, count(*) from raw._quarantine group by 1").fetchall())
 
 
 def close_before(conn: psycopg.Connection, table: str, cut: Fence) -> None:

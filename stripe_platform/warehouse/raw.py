@@ -138,7 +138,7 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
         with conn.transaction():
             conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", run.name)))
     report.total = count(conn, run.name) if run.follower is None else _count_followed(conn, run.follower)
-    report.quarantined = quarantine.count(conn, run.name)
+    report.quarantined = quarantine.counts(conn).get(run.name, 0)
     report.seconds = time.monotonic() - begun
     return report
 
@@ -225,18 +225,20 @@ def _apply_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily]) -> 
     return applied
 
 
-def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None) -> int:
+def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None, *, trusting: bool = False) -> int:
     """Apply changes of a table, which carry their ledger day, in the caller's transaction; keys written.
 
-    Keys that the table refuses are put aside, see `quarantine`.
+    Keys that the table refuses are put aside, see `quarantine`. `trusting`: the caller begins again without it
+    when one is refused; that saves the savepoint.
     """
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
+    trusting = trusting and not quarantine.entries(conn, run.name)
     parts = run.parts(conn, without_ciphertext(changes)) if changes is not None else ()
-    return sum(_take_part(conn, target, part, doomed=doomed) for target, part, doomed in parts)
+    return sum(_take_part(conn, target, part, doomed=doomed, trusting=trusting) for target, part, doomed in parts)
 
 
 def _take_part(conn: psycopg.Connection, target: Target, part: pa.Table | fold.Truncation, *, doomed: bool,
-               mend: bool = False) -> int:
+               mend: bool = False, trusting: bool = False) -> int:
     if isinstance(part, fold.Truncation):
         _truncate(conn, target, part)
         quarantine.close_before(conn, target.name, part.fence)
@@ -249,6 +251,8 @@ def _take_part(conn: psycopg.Connection, target: Target, part: pa.Table | fold.T
             return _log(conn, target, rows)
         return _merge(conn, target, rows, mend=mend, doomed=doomed, origins=origins)
 
+    if trusting:
+        return write(_collapsed(target, part) if target.key else part, None)
     return quarantine.merge(conn, target, part, write, doomed=doomed)
 
 

@@ -40,7 +40,7 @@ def retry(conn: psycopg.Connection, lake: Lake, first_day: dt.date) -> int:
     chain, closed = Chain.load(lake), 0
     for table in catalogue.tables(chain):
         run = raw.run_of(lake, chain, table)
-        before = quarantine.count(conn, run.name)
+        before = quarantine.counts(conn).get(run.name, 0)
         if not before:
             continue
         with conn.transaction():
@@ -48,7 +48,7 @@ def retry(conn: psycopg.Connection, lake: Lake, first_day: dt.date) -> int:
             history = _history(conn, run, chain, first_day)
             if history is not None:
                 raw.take(conn, run, history)
-        closed += before - quarantine.count(conn, run.name)
+        closed += before - quarantine.counts(conn).get(run.name, 0)
     return closed
 
 
