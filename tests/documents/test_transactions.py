@@ -90,6 +90,32 @@ def test_a_refund_after_a_fraud_does_not_hide_the_fraud(database, ledger):
     assert (of(database, "a")["status"], of(database, "a")["amount_refunded"]) == ("fraudulent", 1_000)
 
 
+def test_a_dispute_that_overtakes_its_charge_is_neither_lost_nor_taken_back(database, ledger):
+    ledger.charge("a", 1)
+    ledger.dispute("a", 2)
+    days = ledger.write(2)
+    with pytest.raises(transactions.UnknownChargeError, match="first: ch_a"):
+        transactions.load(database, ledger.lake, days[1:])
+    assert database[LOADS].count_documents({}) == 0  # refused with its remedy: the day is still to be loaded
+    for one in (days[:1], days[1:]):
+        transactions.load(database, ledger.lake, one)
+    disputed = everything(database)
+    assert disputed[0]["status"] == "fraudulent"
+    database[LOADS].delete_many({})
+    transactions.load(database, ledger.lake, days[:1])  # the charge once more, from before its dispute
+    assert everything(database) == disputed
+
+
+@pytest.mark.parametrize("order", [("fraudulent", "product_not_received"), ("product_not_received", "fraudulent")])
+def test_of_several_disputes_the_fraudulent_one_shows(database, ledger, order):
+    ledger.charge("a", 1)
+    for number, reason in enumerate(order, start=2):
+        ledger.dispute("a", number, id=f"dp_{number}", reason=reason)
+    for one in ledger.write(3):
+        transactions.load(database, ledger.lake, [one])
+    assert (of(database, "a")["dispute"]["reason"], of(database, "a")["status"]) == ("fraudulent", "fraudulent")
+
+
 def test_days_one_by_one_backwards_and_at_once_end_alike(database, ledger):
     for name in "abcdef":
         ledger.charge(name, 1)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from company import differing, followed_to_the_end
+from company import TABLES, differing, followed_to_the_end
 from oltp_shop import Shop
 from typer.testing import CliRunner
 
@@ -22,10 +22,14 @@ from asset_checks.suites import raw as raw_checks
 from resources.mongo import MongoResource
 from resources.warehouse import connect_postgres
 from stripe_platform import put_aside, streaming
+from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact_range
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.snapshots import snapshot_range
 from stripe_platform.cli import app
 from stripe_platform.documents import transactions
+from stripe_platform.documents.schemas import LOADS, STREAMS
+from stripe_platform.documents.setup import ensure_collections
 from stripe_platform.oltp import write
 from stripe_platform.reference.database import connect
 from stripe_platform.reference.write import rename_merchant
@@ -147,6 +151,49 @@ def test_the_days_find_what_was_streamed_and_the_checks_hold_while_it_goes_on(sh
             payer.join()
     followed_to_the_end(settings)
     assert differing(settings) == []
+
+
+def test_stream_and_days_leave_the_same_rows_whichever_comes_last(shop: Shop):
+    settings, stores = shop.settings, Stores.of_settings()
+    day = Chain.load(stores.lake()).open_day(settings.first_day)
+    first, second = shop.pay(1000), shop.pay(2000)
+    write.create_refund(shop.conn, charge_id=first.charge_id, amount=400, currency="eur")
+    write.create_dispute(shop.conn, charge_id=second.charge_id, amount=2000, currency="eur", reason="fraudulent")
+    with psycopg.connect(settings.need("oltp_owner_dsn"), autocommit=True) as owner:
+        owner.execute("insert into ops.day_ledger values ('oltp', %s)", [day])
+    capture(settings)
+
+    def by_days() -> None:
+        compact_range(stores.lake(), [*TABLES, "customers", "accounts", "terminals"], [day])
+        snapshot_range(stores.lake(), ["customers", "accounts", "terminals"], [day])
+        with connect_postgres(settings.need("warehouse_dsn")) as conn, MongoResource().database() as db:
+            for table in TABLES:
+                raw.apply(conn, stores.lake(), table, [day], reapply=True)
+            ensure_collections(db)
+            db[LOADS].delete_many({})
+            transactions.load(db, stores.lake(), [day])
+
+    def by_stream() -> None:
+        with connect_postgres(settings.need("warehouse_dsn")) as conn, MongoResource().database() as db:
+            if conn.execute("select to_regclass('raw._streamed')").fetchone() != (None,):
+                conn.execute("truncate raw._streamed, raw._applied")  # from the first batch on, what stands or not
+            db[STREAMS].delete_many({})
+            db[LOADS].delete_many({})
+        followed_to_the_end(settings)
+
+    found = []
+    for ways in ((by_days, by_stream), (by_stream, by_days)):
+        with connect_postgres(settings.need("warehouse_dsn")) as conn, MongoResource().database() as db:
+            conn.execute("drop schema if exists raw cascade")
+            db["transactions"].delete_many({})
+        for way in ways:
+            way()
+            with connect_postgres(settings.need("warehouse_dsn")) as conn, MongoResource().database() as db:
+                found.append(([conn.execute(f"select * from raw.{table} order by 1, 2").fetchall() for table in TABLES],
+                              list(db["transactions"].find(sort=[("_id", 1)]))))
+        assert differing(settings) == []
+    assert found[0][1][0]["_id"] == first.charge_id
+    assert found.count(found[0]) == 4
 
 
 def test_poison_rows_hold_no_store_and_are_released_when_their_cause_is_mended(shop: Shop):
