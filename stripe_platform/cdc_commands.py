@@ -156,7 +156,8 @@ def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
     from stripe_platform.settings import load_settings
 
     number = commit_canary(load_settings(), _source(source))
-    emit({"source": source, "number": number}) if as_json else typer.echo(f"canary {number} of {source}")
+    told = f"canary {number} of {source}" if number else f"source {source} is a standby: emit canaries at its primary"
+    emit({"source": source, "number": number}) if as_json else typer.echo(told)
 
 
 @cdc_app.command("slot")
@@ -299,7 +300,7 @@ def _proof(source: Any, *, log_only: bool) -> dict[str, Any]:
     """What the levels found of a source, as one object; `problems` empty where all hold."""
     from dataclasses import asdict
 
-    from stripe_platform.cdc.reconcile import as_json, reconcile
+    from stripe_platform.cdc.reconcile import reconcile
     from stripe_platform.cdc.slot import CaptureError
     from stripe_platform.cdc.verify import verify
     from stripe_platform.settings import load_settings
@@ -307,7 +308,7 @@ def _proof(source: Any, *, log_only: bool) -> dict[str, Any]:
     facts = asdict(verify(load_settings(), source=source))
     if not log_only and not facts["problems"]:
         try:
-            equality = as_json(reconcile(load_settings(), source=source))
+            equality = reconcile(load_settings(), source=source).as_json()
         except CaptureError as error:
             return facts | {"problems": [str(error)]}
         facts |= {"rows_compared": equality["rows"], "equal_at": equality["lsn"], "equality": equality,

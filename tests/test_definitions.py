@@ -55,7 +55,7 @@ def test_a_misspelt_dependency_and_a_check_on_nothing_are_found():
 def test_every_key_dependency_partition_owner_and_check_is_as_reviewed(described):
     """Renaming a key, check or job loses history: a change here is a reviewed change of tests/asset_graph.json.
 
-    After review: `stripe-platform lineage export --snapshot tests/asset_graph.json`.
+    After review: `stripe-platform lineage export --output tests/asset_graph.json`.
     """
     assert described == json.loads(SNAPSHOT.read_text())
 

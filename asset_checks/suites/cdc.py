@@ -1,4 +1,4 @@
-"""The change log: batches follow each other, and the daily files hold what their batches held."""
+"""The change log: whole by its own records (levels A, B, D), equal to the source (C), and its daily files its own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.cdc.manifest import Chain, ChainError
-from stripe_platform.keys import OLTP_TABLES, UNDATED, key
+from stripe_platform.cdc.canary import gaps
+from stripe_platform.cdc.capture import waiting_canaries
+from stripe_platform.cdc.manifest import Chain, ChainError, batch_numbers
+from stripe_platform.cdc.metrics import slot_metrics
+from stripe_platform.cdc.proof import Kind
+from stripe_platform.cdc.reconcile import reconcile
+from stripe_platform.cdc.source import OLTP
+from stripe_platform.cdc.verify import problems_of, slot_problems
+from stripe_platform.keys import OLTP_TABLES, SCORES, UNDATED, key
 from stripe_platform.settings import load_settings
+from stripe_platform.warehouse.certify import PROVEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 IDENTITY = ("_epoch", "_commit_lsn", "_ord", "_op")
 DAILY_RULES = ("columns_missing", "rows_without_identity", "altered_files", "altered_batches", "other_batches",
                "other_operations", "other_contents", "left_open")
+PROOF_COUNTS = (ROWS, "rows_at_the_source", "rows_of_the_log", "batches_read", "unreadable_logs", *get_args(Kind))
 DAILY_COUNTS = (ROWS, "files", "columns_read", "manifest_rows", "batch_rows", *DAILY_RULES)
 
 
@@ -47,13 +56,43 @@ def _batches(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
             "rows_in_files": sum(file.rows for file in files) + sum(m.boundaries for m in batches),
             "files_missing_or_resized": sum(lake.size(file.path) != file.bytes for file in files),
             "closed_more_than_once": max(0, sum(m.closes == day for m in batches) - 1),
+            "torn_batches": sum(bool(problems_of(lake, manifest)) for manifest in batches),
         }
     return frame(counts)
 
 
 def _broken() -> dict[str, int]:
     return {ROWS: 0, "batches": 1, "broken_chains": 1, "rows_in_files": 0, "files_missing_or_resized": 0,
-            "closed_more_than_once": 0}
+            "closed_more_than_once": 0, "torn_batches": 0}
+
+
+def _slot(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    """Level A live and level D: the slot against what is durable, and the canaries that arrived."""
+    lake, settings = stores.lake(), load_settings()
+    chain, slot = Chain.load(lake), slot_metrics(settings, OLTP, lake)
+    return frame({WHOLE: {
+        ROWS: sum(last - first + 1 for m in chain.manifests for first, last in m.canaries),
+        "batches_read": len(chain.manifests), "slots_not_kept": int(slot.wal_status not in ("reserved", "extended")),
+        "acknowledged_beyond_the_log": len(slot_problems(settings, lake, OLTP)),
+        "canaries_missing_or_repeated": len(gaps(chain, waiting_canaries(lake)))}})
+
+
+def _equal(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
+    """Level C. What changed since the last proof, every row when its week is over. An empty log proves nothing."""
+    lake = stores.lake()
+    batches_read = len(batch_numbers(lake))
+    if not batches_read:
+        return frame({table: dict.fromkeys(PROOF_COUNTS, 0) for table in tables})
+    proof = reconcile(load_settings(), lake=lake, tables=tables, whole=False)
+    return frame({each.table: {
+        ROWS: each.total, "rows_at_the_source": each.rows, "rows_of_the_log": each.rows_of_log,
+        "batches_read": batches_read,
+        "unreadable_logs": int(each.problem is not None),
+        **{kind: each.counts.get(kind, 0) for kind in get_args(Kind)}} for each in proof.tables})
+
+
+def _equal_alone(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    return _equal(stores, [table]).assign(**{PARTITION: WHOLE})
 
 
 def _daily(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
@@ -144,11 +183,24 @@ def _undated(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
 
 CHECKS = [
     Check(
+        key("cdc", "batches"), "slot_and_canaries_follow",
+        "The source keeps its log from where ours ends; nothing durable is missing before it, no canary is.",
+        _slot, none_of("slots_not_kept", "acknowledged_beyond_the_log", "canaries_missing_or_repeated"),
+        {"batches_read": 1}, partitioned=False),
+    Check(
         key("cdc", "batches"), "chain_is_unbroken",
-        "Manifests follow each other by hash; their files stand and hold every change that was read.",
+        "Manifests follow each other by hash; their files hold every change that was read, every transaction whole.",
         _batches,
-        (equal(ROWS, "rows_in_files"), *none_of("broken_chains", "files_missing_or_resized", "closed_more_than_once")),
+        (equal(ROWS, "rows_in_files"),
+         *none_of("broken_chains", "files_missing_or_resized", "closed_more_than_once", "torn_batches")),
         {"batches": 1}),
+    *(Check(
+        key("cdc", table.name), PROVEN,
+        "At one position of the log the source's rows and the log's fold are the same, by key and content.",
+        partial(_equal_alone, table.name),
+        (equal("rows_at_the_source", "rows_of_the_log"), *none_of("unreadable_logs", *get_args(Kind))),
+        {"batches_read": 1}, partitioned=False, together=None if table.name == SCORES else _equal)
+      for table in OLTP_TABLES),
     *(Check(
         key("cdc", table.name), "file_holds_its_batches",
         "The daily file is the one its manifest names and has every row of its batches, with an identity on each.",

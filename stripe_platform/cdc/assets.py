@@ -12,13 +12,16 @@ from typing import Any
 import dagster as dg
 
 from resources.lake import Lake, LakeResource
+from stripe_platform import pictures
+from stripe_platform.cdc import dashboard
 from stripe_platform.cdc import snapshots as states
+from stripe_platform.cdc.canary import emit
 from stripe_platform.cdc.capture import CaptureError, CaptureReport, capture
 from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import schema_of
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.metrics import slot_metrics
-from stripe_platform.cdc.reconcile import verified
+from stripe_platform.cdc.proof import verified
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, Table, key
 from stripe_platform.oltp.schema import load_schema
@@ -37,10 +40,11 @@ BATCHES = key("cdc", "batches")
 def batches(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Drain the slot up to the boundary of the range's last day; the open day takes what is committed so far."""
     days = days_of(context)
+    emit(load_settings(), OLTP, lake.open())
     report = _capture_until(lake, days[-1])
     chain = Chain.load(lake.open())
     by_day = {d.isoformat(): sum(m.changes for m in chain.batches(d, load_settings().first_day)) for d in days}
-    return dg.MaterializeResult(metadata=_dashboard(lake.open(), chain) | {
+    return dg.MaterializeResult(metadata=_dashboard(lake.open(), chain, report) | {
         "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
         "captured_now": report.total, "batches_now": len(report.batches), "transactions_now": report.transactions,
         "rows_per_second": round(report.rows_per_second), "open_day": str(report.open_day),
@@ -48,13 +52,21 @@ def batches(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materia
     })
 
 
-def _dashboard(lake: Lake, chain: Chain) -> dict[str, Any]:
-    """How the log does, in numbers that Dagster plots over the asset's materializations."""
-    slot, known = slot_metrics(load_settings(), OLTP, lake), verified(lake)
+def _dashboard(lake: Lake, chain: Chain, report: CaptureReport) -> dict[str, Any]:
+    """How the log does: numbers that Dagster plots over the asset's materializations, and a picture of them."""
+    settings = load_settings()
+    slot, known = slot_metrics(settings, OLTP, lake), verified(lake)
+    as_text = sum(sum(m.unrepresentable.values()) for m in chain.manifests)
+    seen = dashboard.add(lake, dashboard.Sample(
+        dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), slot.seconds_behind or 0.0, slot.unacknowledged_bytes,
+        slot.kept_bytes, round(report.rows_per_second, 1), as_text))
+    drawn = dashboard.picture(seen, dashboard.changes_by_day(chain, settings.first_day),
+                              dashboard.unproven(lake, chain, [*DATED, SCORES, *UNDATED]))
     return {
+        "dashboard": dg.MetadataValue.md(pictures.as_markdown(drawn, "lag, log kept, changes by day, tables proven")),
         "slot_unacknowledged_bytes": slot.unacknowledged_bytes, "slot_kept_bytes": slot.kept_bytes,
         "slot_status": slot.wal_status, "seconds_behind": slot.seconds_behind or 0.0,
-        "values_kept_as_text": sum(sum(m.unrepresentable.values()) for m in chain.manifests),
+        "values_kept_as_text": as_text,
         "tables_verified": sum("verified_through" in facts for facts in known.values()),
         "tables_differing": sum("differs_at" in facts for facts in known.values()),
         "verified_through": dg.MetadataValue.json(

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,7 +42,8 @@ from stripe_platform.cdc.sources import ConfiguredSource
 from stripe_platform.settings import Settings
 
 LEDGER = "cdc/backfill"
-CHUNK_BLOCKS = 4096  # 32 MB of a table's own file: some seconds of work that a kill may cost
+CHUNK_BLOCKS = 16_384  # 128 MB of a table's own file: some seconds of work that a kill may cost
+FEW_BLOCKS = 256  # 2 MB: not worth a second connection
 ROUND_SECONDS = 60.0
 KEYS_AT_ONCE = 1000
 PATIENCE = 5  # rounds in a row in which somebody rewrites the table that is being read
@@ -161,13 +161,13 @@ class _Round:
             for ledger in ledgers:
                 table = copying.subject(connection, self.source, self.source.publication_name(self.settings),
                                         ledger.table)
-                if not self._table(connection, table, ledger, until):
+                if not self._table(table, ledger, until):
                     return
                 advance(1)
                 if time.monotonic() > until:
                     return
 
-    def _table(self, connection: psycopg.Connection, table: Subject, ledger: Ledger, until: float) -> bool:
+    def _table(self, table: Subject, ledger: Ledger, until: float) -> bool:
         """Go on with one table; whether it is finished."""
         key = self.registrar.version_of(table.relation).key
         self._plan(table, ledger, whole=not key)
@@ -185,7 +185,8 @@ class _Round:
         if key:
             with self._batch() as batch:
                 if not first:
-                    ledger.rows += self._repair(connection, batch, table, ledger, key)
+                    with self.session.reader() as reader:
+                        ledger.rows += self._repair(reader, batch, table, ledger, key)
                 assert ledger.begun is not None  # noqa: S101 - _plan set it
                 batch.add(table, self._sweep(table, ledger.begun[1], 0))
         self.report.rows[ledger.table] = ledger.rows
@@ -206,7 +207,7 @@ class _Round:
         if whole:
             ledger.begun = this
         ledger.done = ledger.rows = 0
-        ledger.chunks = [chunk for name, leaf in files.items() for chunk in _chunks(name, leaf)]
+        ledger.chunks = [chunk for name, leaf in files.items() for chunk in _chunks(name, leaf, self.workers)]
         ledger.save(self.lake)
 
     def _copy(self, batch: _Batch, table: Subject, group: Sequence[tuple[str, int, int, int | None]],
@@ -215,39 +216,36 @@ class _Round:
         leaves = {f"{leaf.schema}.{leaf.name}": leaf for leaf in table.leaves}
 
         def one(chunk: tuple[str, int, int, int | None]) -> int:
-            with self.session.connect() as connection:
+            with self.session.reader() as reader:
                 name, filenode, start, end = chunk
                 leaf, count = leaves[name], 0
-                for texts in copying.rows(connection, table, leaf.identifier, copying.blocks(start, end)):
-                    count += len(texts[0])
-                    self._land(batch, table, texts, key)
-                now = connection.execute("select pg_relation_filenode(%s::text::regclass)",
-                                         [leaf.identifier.as_string(connection)]).fetchone()
-                if now != (filenode,):
+                for piece in copying.rows(reader, table, key, leaf.identifier, copying.blocks(start, end)):
+                    count += len(piece[0][0])
+                    self._land(batch, table, piece)
+                if copying.filenode(reader, leaf) != filenode:
                     raise RewrittenError(f"{name} was rewritten while it was read: call again")
                 return count
 
         with ThreadPoolExecutor(self.workers) as pool:
             return sum(pool.map(one, group))
 
-    def _land(self, batch: _Batch, table: Subject, texts: list[pa.StringArray], key: tuple[str, ...]) -> None:
+    def _land(self, batch: _Batch, table: Subject, piece: copying.Piece) -> None:
         with self.lock:
-            first, self.ordinal = self.ordinal + 1, self.ordinal + len(texts[0])
-        batch.add(table, copying.landed(table, texts, key, self._envelope("r", self.position), first))
+            first, self.ordinal = self.ordinal + 1, self.ordinal + len(piece[0][0])
+        batch.add(table, copying.landed(table, piece, self._envelope("r", self.position), first))
 
     def _envelope(self, operation: str, position: int) -> dict[str, pa.Scalar]:
-        now = dt.datetime.now(dt.UTC)
+        now = time.time_ns() // 1000
         return {"_op": pa.scalar(operation), "_commit_lsn": pa.scalar(position, pa.int64()),
-                "_commit_ts": pa.scalar(now, TIMESTAMPTZ), "_epoch": pa.scalar(self.epoch.name),
+                "_commit_ts": pa.scalar(now, pa.int64()).cast(TIMESTAMPTZ), "_epoch": pa.scalar(self.epoch.name),
                 "_source": pa.scalar(self.source.name)}
 
     def _sweep(self, table: Subject, position: int, ordinal: int) -> pa.Table:
         """A truncation at a snapshot's position: rows older than it go."""
-        nothing = [pa.nulls(1, pa.string()) for _column in table.names]
         key = self.registrar.version_of(table.relation).key
-        return copying.landed(table, nothing, key, self._envelope("t", position), ordinal)
+        return copying.landed(table, copying.nothing(table, key), self._envelope("t", position), ordinal)
 
-    def _repair(self, connection: psycopg.Connection, batch: _Batch, table: Subject, ledger: Ledger,
+    def _repair(self, reader: Any, batch: _Batch, table: Subject, ledger: Ledger,
                 key: tuple[str, ...]) -> int:
         """Read rows again whose changes between the rounds left values out: no earlier row of theirs may be there."""
         found: set[tuple[str, ...]] = set()
@@ -269,9 +267,9 @@ class _Round:
             wanted = sql.SQL(", ").join(sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, each)))
                                         for each in listed[start:start + KEYS_AT_ONCE])
             condition = sql.SQL("({}) in (values {})").format(names, wanted)
-            for texts in copying.rows(connection, table, root, condition):
-                count += len(texts[0])
-                self._land(batch, table, texts, key)
+            for piece in copying.rows(reader, table, key, root, condition):
+                count += len(piece[0][0])
+                self._land(batch, table, piece)
         return count
 
     def _batch(self) -> _Batch:
@@ -308,7 +306,8 @@ class _Batch:
             raise CopyError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
 
 
-def _chunks(name: str, leaf: Leaf) -> Iterator[tuple[str, int, int, int | None]]:
-    starts = list(range(0, max(leaf.blocks, 1), CHUNK_BLOCKS))
+def _chunks(name: str, leaf: Leaf, workers: int) -> Iterator[tuple[str, int, int, int | None]]:
+    size = min(CHUNK_BLOCKS, max(FEW_BLOCKS, -(-leaf.blocks // workers)))
+    starts = list(range(0, max(leaf.blocks, 1), size))
     for start in starts:
-        yield name, leaf.filenode, start, None if start == starts[-1] else start + CHUNK_BLOCKS
+        yield name, leaf.filenode, start, None if start == starts[-1] else start + size

@@ -22,13 +22,15 @@ STATE = "cdc/canary.json"
 _LOCK = 7_220_011  # advisory lock of the emitter; any constant that no other part uses
 
 
-def emit(settings: Settings, source: Source, lake: Lake | None = None) -> int:
-    """Commit the next canary at the source; its number. One emitter at a time, others wait.
+def emit(settings: Settings, source: Source, lake: Lake | None = None) -> int | None:
+    """Commit the next canary at the source; its number, None at a standby. One emitter at a time, others wait.
 
     Raises `CaptureError` while an earlier one's transaction is still open.
     """
     lake = lake or source.lake(settings)
     with closing(connect(settings, source)) as connection, connection.transaction():
+        if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
+            return None
         connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK, source.name])
         number = _next(connection, lake, source)
         row = connection.execute("select pg_current_xact_id()::text").fetchone()

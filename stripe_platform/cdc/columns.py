@@ -46,10 +46,10 @@ def gather(data: bytes, starts: np.ndarray, lengths: np.ndarray, present: np.nda
     np.minimum.accumulate(offsets[::-1], out=offsets[::-1])
     both = pa.BinaryArray.from_buffers(pa.binary(), 2 * rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     picks = np.arange(0, 2 * rows, 2, dtype=np.int32)
-    return _text(both.take(pa.array(picks, mask=None if present.all() else ~present)))
+    return as_text(both.take(pa.array(picks, mask=None if present.all() else ~present)))
 
 
-def _text(raw: pa.BinaryArray) -> pa.StringArray:
+def as_text(raw: pa.BinaryArray) -> pa.StringArray:
     """Bytes as text; what is no UTF-8 (a database without an encoding may hold it) as PostgreSQL writes bytes."""
     try:
         return raw.cast(pa.string())

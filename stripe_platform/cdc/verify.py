@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,8 @@ from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
 from stripe_platform.cdc.source import OLTP, Source
 from stripe_platform.settings import Settings
+
+TRIES, AGAIN = 3, 0.3  # looks at slot and log, and seconds between them
 
 
 @dataclass
@@ -62,7 +65,7 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
         return report
     with progress.stage("verify batches", len(chain.manifests)) as advance:
         for manifest in chain.manifests:
-            found = _batch(lake, manifest)
+            found = problems_of(lake, manifest)
             report.problems += found
             if report.whole:
                 report.verified_through = lsn_text(manifest.to_lsn)
@@ -87,7 +90,7 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
             report.problems += _daily(lake, known, path)
             advance(1)
     if source.configured(settings):
-        report.problems += _slot(settings, lake, source)
+        report.problems += slot_problems(settings, lake, source)
     return report
 
 
@@ -116,7 +119,8 @@ def _daily(lake: Lake, known: set[tuple[int, str, str]], path: str) -> list[str]
     return []
 
 
-def _batch(lake: Lake, manifest: Manifest) -> list[str]:
+def problems_of(lake: Lake, manifest: Manifest) -> list[str]:
+    """What is wrong with a batch's files: their bytes, their counts, the ordinals of its transactions (levels A, B)."""
     stamps: list[pa.Table] = []
     for file in manifest.files:
         try:
@@ -167,13 +171,19 @@ def _ordinals(stamps: list[pa.Table], manifest: Manifest) -> list[str]:
     return []
 
 
-def _slot(settings: Settings, lake: Lake, source: Source) -> list[str]:
-    try:
-        epoch, durable = durable_position(lake)
-        with replication(settings, source) as connection:
-            refuse_a_foreign_slot(epoch, inspect(connection, source.slot_name(settings)), durable)
-    except CaptureError as error:
-        return [str(error)]
-    except psycopg.OperationalError:
-        return ["the source does not answer, so its slot cannot be compared: run `stripe-platform up`"]
-    return []
+def slot_problems(settings: Settings, lake: Lake, source: Source) -> list[str]:
+    """What is wrong between the source's slot and the log: another server, or more acknowledged than is durable."""
+    problems: list[str] = []
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(AGAIN)
+        try:
+            epoch, durable = durable_position(lake)
+            with replication(settings, source) as connection:
+                refuse_a_foreign_slot(epoch, inspect(connection, source.slot_name(settings)), durable)
+            return []
+        except CaptureError as error:
+            problems = [str(error)]  # unless a capture moved both between the two looks
+        except psycopg.OperationalError:
+            return ["the source does not answer, so its slot cannot be compared: run `stripe-platform up`"]
+    return problems

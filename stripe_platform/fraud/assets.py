@@ -8,10 +8,10 @@ import dagster as dg
 from resources.model_registry import ModelRegistryResource
 from resources.postgres import OltpResource
 from resources.warehouse import WarehouseResource
+from stripe_platform import pictures
 from stripe_platform.fraud import dataset
 from stripe_platform.fraud.assess import assess
 from stripe_platform.fraud.model import Trained, train_and_evaluate
-from stripe_platform.fraud.plot import as_markdown
 from stripe_platform.fraud.protocol import ProtocolError, Windows
 from stripe_platform.keys import RISK, TABLES, key
 from stripe_platform.oltp.schema import load_schema
@@ -90,7 +90,7 @@ def _figures(trained: Trained) -> dict[str, dg.MetadataValue]:
            for kind in ("rows", "frauds") for window in ("training", "test")},
         "thresholds": dg.MetadataValue.json(signature["thresholds"]),
         "feature_set": dg.MetadataValue.text(signature["feature_set_hash"]),
-        "plot": dg.MetadataValue.md(as_markdown(trained.png, "precision-recall curve and score histogram")),
+        "plot": dg.MetadataValue.md(pictures.as_markdown(trained.png, "precision-recall curve and score histogram")),
     }
 
 

@@ -14,6 +14,7 @@ import psycopg
 
 Outcome = Literal["passed", "failed", "not_evaluated"]
 WHOLE = "all"  # partition of a verdict over an asset that has no partitions
+PROVEN = "equals_the_source"  # name of the check on a change log that its table equals the source's
 
 
 class UncertifiedInputError(RuntimeError):
@@ -90,20 +91,33 @@ limit 1
 """
 
 
+# A change log that was never compared with its source is certified by its own records; one that differs is not.
+_DIFFERING = """
+select asset_key, null, check_name, outcome, count(*) over ()
+from ops.check_verdicts
+where asset_key = any(%s) and check_name = %s and blocking and outcome <> 'passed'
+order by asset_key
+limit 1
+"""
+
+
 def certified(
     conn: psycopg.Connection, asset_keys: Sequence[dg.AssetKey | str], days: Sequence[dt.date] | None
 ) -> None:
     """Raise `UncertifiedInputError` unless every blocking check passed every one of these partitions.
 
-    No verdict counts as refused. `days=None` is for unpartitioned readers of partitioned inputs: whatever days have
-    been judged must all have passed, and at least one must have been.
+    No verdict counts as refused, and so does a raw table whose change log differs from its source. `days=None` is for
+    unpartitioned readers of partitioned inputs: whatever days have been judged must all have passed, and at least one
+    must have been.
     """
     keys = [_name(key) for key in asset_keys]
     if not keys or (days is not None and not days):
         raise ValueError("certified() was asked about nothing: name at least one asset and one day")
     query = _REFUSED if days is not None else _REFUSED_ANY_DAY
     partitions = [day.isoformat() for day in days or ()]
-    row = conn.execute(query, {"keys": keys, "partitions": partitions}).fetchone()
+    logs = ["cdc/" + name.removeprefix("raw/") for name in keys if name.startswith("raw/")]
+    row = (conn.execute(query, {"keys": keys, "partitions": partitions}).fetchone()
+           or conn.execute(_DIFFERING, [logs, PROVEN]).fetchone())
     if row is None:
         return
     asset, partition, check, outcome, refused = row
@@ -115,5 +129,8 @@ def certified(
         reason = f"blocking check {check} {'failed' if outcome == 'failed' else 'could not be evaluated'}"
         again = " with config reapply: true" if asset.startswith("raw/") else ""
         remedy = f"mend the data or the check, materialize {asset} and its checks for that day{again}, then repeat"
+        if check == PROVEN:
+            remedy = ("name the rows with `stripe-platform cdc verify`, take the table anew with `stripe-platform cdc"
+                      " snapshot`, then judge again")
     more = f" ({refused - 1} more refused)" if refused > 1 else ""
     raise UncertifiedInputError(f"{what} is not certified: {reason}{more}; {remedy}")

@@ -9,23 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
+import psycopg
 import pytest
 from uncommitted import Uncommitted
 
 import asset_checks
 from asset_checks import factory
-from asset_checks.judge import WHOLE, Check, judge
+from asset_checks.judge import WHOLE, Check, judge, judge_together
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc import snapshots as states
 from stripe_platform.cdc.compact import encode
 from stripe_platform.documents.setup import ensure_collections
 from stripe_platform.features.declarations import feature_set_hash
 from stripe_platform.warehouse import raw
-from stripe_platform.warehouse.certify import UncertifiedInputError, certified
+from stripe_platform.warehouse.certify import PROVEN, UncertifiedInputError, certified
 
 pytestmark = pytest.mark.servers
 ALL = {f"{check.asset.to_user_string()}:{check.name}": check for check in asset_checks.declared()}
-OF_STORES = {label: check for label, check in ALL.items() if not label.startswith("fraud/")}
+OF_STORES = {label: check for label, check in ALL.items()
+             if not label.startswith("fraud/") and check.together is None}
+TOGETHER = {(check.asset.path[0], check.name, check.together): [
+    c for c in ALL.values() if (c.asset.path[0], c.together) == (check.asset.path[0], check.together)]
+    for check in ALL.values() if check.together is not None}
 ASSETS = {check.asset.to_user_string(): check for check in asset_checks.declared()}
 DAY = "2026-06-02"
 
@@ -131,6 +137,12 @@ def red(check: Check, stores, rule: str) -> None:
 def test_days_as_they_are_pass(carried, label):
     found = carried.judge(OF_STORES[label])
     assert {key: (v.outcome, v.reasons) for key, v in found.items() if not v.passed} == {}
+
+
+@pytest.mark.parametrize("checks", TOGETHER.values(), ids=[f"{layer}-{name}" for layer, name, _ in TOGETHER])
+def test_small_tables_as_they_are_pass_together(carried, checks):
+    found = judge_together(checks, carried.stores)
+    assert {c.asset.path[-1]: v.reasons for c, v in zip(checks, found, strict=True) if not v.passed} == {}
 
 
 @pytest.mark.parametrize(("table", "change", "rule"), OLTP)
@@ -402,7 +414,7 @@ def test_a_broken_chain_and_a_resized_batch_turn_the_check_of_batches_red(carrie
     assert (verdict.outcome, verdict.reasons) == ("failed", ("no_broken_chains",))
     with replaced(lake, batch, b"short"):
         verdicts = judge(ASSETS["cdc/batches"], carried.stores, ["2026-06-01"])
-    assert verdicts[0].reasons == ("no_files_missing_or_resized",)
+    assert verdicts[0].reasons == ("no_files_missing_or_resized", "no_torn_batches")
 
 
 def test_a_snapshot_that_lost_rows_turns_its_check_red(carried):
@@ -469,3 +481,59 @@ def test_a_lost_document_turns_its_check_red(carried, collection, rule):
             red(ASSETS[f"documents/{collection}"], carried.stores, rule)
         finally:
             database[collection].insert_one(lost)
+
+
+def test_a_batch_that_says_a_change_twice_turns_its_check_red(carried):
+    """The newest batch, whose manifest no later one names yet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lake = carried.stores.lake()
+    newest = manifests.last(lake)
+    file = max(newest.files, key=lambda f: f.rows)
+    rows = pq.read_table(pa.BufferReader(lake.read(file.path))).sort_by([("_commit_lsn", "ascending")])
+    doubled = encode(pa.concat_tables([rows.slice(0, 1), rows.slice(0, 1), rows.slice(2)]))
+    assert len(file.ops) == 1, "rows of one kind: only their ordinals can tell"
+    other = dataclasses.replace(file, sha256=sha256(doubled).hexdigest(), bytes=len(doubled))
+    rewritten = dataclasses.replace(newest, files=tuple(other if f == file else f for f in newest.files))
+    with replaced(lake, file.path, doubled), replaced(lake, newest.path, rewritten.encode()):
+        red(ASSETS["cdc/batches"], carried.stores, "no_torn_batches")
+
+
+FOLLOWS = ALL["cdc/batches:slot_and_canaries_follow"]
+
+
+def test_a_slot_that_is_lost_or_was_advanced_past_the_log_turns_its_check_red(carried, servers, monkeypatch):
+    advanced = f"{carried.settings.cdc_slot}_b"
+    database = carried.settings.need("oltp_owner_dsn").rpartition("/")[2]
+    with psycopg.connect(servers.superuser("oltp"), dbname=database, autocommit=True) as connection:
+        connection.execute("select pg_copy_logical_replication_slot(%s, %s)", [carried.settings.cdc_slot, advanced])
+        connection.execute("select pg_logical_emit_message(true, 'any', 'more log')")
+        connection.execute("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", [advanced])
+    for name, rule in ((advanced, "no_acknowledged_beyond_the_log"), ("nobody_made_it", "no_slots_not_kept")):
+        monkeypatch.setenv("STRIPE_PLATFORM_CDC_SLOT", name)
+        red(FOLLOWS, carried.stores, rule)
+
+
+def test_a_canary_that_did_not_arrive_turns_the_check_of_batches_red(carried):
+    lake = carried.stores.lake()
+    newest = manifests.last(lake)
+    before = lake.read(manifests.POSITION) if lake.size(manifests.POSITION) is not None else None
+    manifests.Position(newest.epoch, newest.to_lsn + 8, ((1, 2), (4, 4))).save(lake)
+    try:
+        red(FOLLOWS, carried.stores, "no_canaries_missing_or_repeated")
+    finally:
+        lake.delete(manifests.POSITION) if before is None else lake.put(manifests.POSITION, before)
+
+
+def test_a_row_that_differs_from_the_source_turns_the_proof_of_its_table_red(carried):
+    """Last here: the row is changed behind the log's back."""
+    with psycopg.connect(carried.settings.need("oltp_owner_dsn"), autocommit=True) as connection:
+        publication = carried.settings.cdc_publication
+        connection.execute(f"alter publication {publication} drop table oltp.refunds")
+        connection.execute("update oltp.refunds set reason = 'duplicate'"
+                           " where id = (select min(id) from oltp.refunds where reason is distinct from 'duplicate')")
+        connection.execute(f"alter publication {publication} add table oltp.refunds")
+    proofs = [ALL[f"cdc/{table}:{PROVEN}"] for table in ("charges", "refunds")]
+    assert [(v.outcome, v.reasons) for v in judge_together(proofs, carried.stores)] == [
+        ("passed", ()), ("failed", ("no_altered",))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import io
 import threading
@@ -17,7 +18,8 @@ from cdc_source import FIRST, account_id, accounts, close, owner, rate, referenc
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact_range
-from stripe_platform.cdc.reconcile import Proof, TableProof, reconcile, verified
+from stripe_platform.cdc.proof import Proof, TableProof, verified
+from stripe_platform.cdc.reconcile import reconcile
 from stripe_platform.cdc.snapshots import snapshot_range
 from stripe_platform.cdc.verify import verify
 
@@ -81,12 +83,14 @@ def test_a_snapshot_in_between_shortens_the_way_and_changes_nothing(source, log)
     assert reconcile(source, tables=["accounts"]).equal
 
 
-def rewrite(log, change) -> None:
-    """Put another content into the first batch and let the whole chain of hashes fit it again."""
+def rewrite(log, change, first: int = 1) -> None:
+    """Put another content into a batch and let the whole chain of hashes fit it again."""
     altered: manifests.Manifest | None = None
     for seq in manifests.batch_numbers(log):
         manifest = manifests.read(log, seq)
         files = []
+        if seq < first:
+            continue
         for file in manifest.files:
             if altered is None and file.table == "accounts":
                 rows = change(pq.read_table(io.BytesIO(log.read(file.path))))
@@ -163,3 +167,74 @@ def test_a_row_changed_in_the_source_behind_the_log_is_found(source, log, server
         connection.execute(f"alter publication {publication} add table oltp.accounts")
     table = proof_of(reconcile(source, tables=["accounts"]), "accounts")
     assert (table.counts, [d.key for d in table.differences]) == ({"altered": 1}, [account_id(7)])
+
+
+def test_a_second_proof_looks_at_what_changed_since_the_first(source, log):
+    reconcile(source, tables=["accounts"])
+    with owner(source) as connection:
+        accounts(connection, 60_000, 3)
+        connection.execute("update oltp.accounts set name = name || '?' where id < %s", [account_id(2)])
+        connection.execute("delete from oltp.accounts where id = %s", [account_id(9)])
+    proof = reconcile(source, tables=["accounts"], whole=False)
+    table = proof_of(proof, "accounts")
+    assert (table.equal, table.keys, table.rows, table.total) == (True, 6, 5, MANY - 5 + 2)
+    assert verified(log)["accounts"]["verified_through"] == proof.lsn
+    assert proof_of(reconcile(source, tables=["accounts"], whole=False), "accounts").keys == 0
+
+
+def without(name: str):
+    """The log without the changes of one account."""
+    return lambda rows: rows.filter(pc.not_equal(rows["id"], name))
+
+
+@pytest.mark.parametrize(("statement", "counts"), [
+    ("update oltp.accounts set name = 'lost' where id = %s", {"altered": 1}),
+    ("delete from oltp.accounts where id = %s", {"extra": 1}),
+], ids=["update", "delete"])  # fmt: skip
+def test_a_change_that_the_log_lost_is_found_by_the_sources_own_row_versions(source, log, statement, counts):
+    before = reconcile(source, tables=["accounts"])
+    with owner(source) as connection:
+        connection.execute(statement, [account_id(11)])
+        accounts(connection, 70_000, 1)
+    batch = capture(source).batches[-1]
+    rewrite(log, without(account_id(11)), first=batch)
+    table = proof_of(reconcile(source, tables=["accounts"], whole=False), "accounts")
+    assert (table.counts, [d.key for d in table.differences]) == (counts, [account_id(11)])
+    assert verified(log)["accounts"]["verified_through"] == before.lsn
+
+
+def test_a_table_that_differed_is_compared_whole_until_it_is_mended(source, log):
+    reconcile(source, tables=["accounts"])
+    first = log.read(manifests.read(log, 1).files_of("accounts")[0].path)
+    kept = {path: log.read(path) for path in log.list(manifests.FOLDER)}
+    rewrite(log, alter)
+    assert reconcile(source, tables=["accounts"], whole=False).equal, "nothing changed since: what was proven stands"
+    assert not reconcile(source, tables=["accounts"]).equal
+    assert not reconcile(source, tables=["accounts"], whole=False).equal
+    log.put(manifests.read(log, 1).files_of("accounts")[0].path, first)
+    for path, data in kept.items():
+        log.put(path, data)
+    mended = proof_of(reconcile(source, tables=["accounts"], whole=False), "accounts")
+    assert (mended.equal, mended.keys) == (True, None)
+
+
+def test_every_row_is_compared_again_when_its_week_is_over(source, log, monkeypatch):
+    reconcile(source, tables=["accounts"])
+    rewrite(log, alter)
+    monkeypatch.setattr("stripe_platform.cdc.reconcile.WHOLE_EVERY", dt.timedelta(0))
+    assert proof_of(reconcile(source, tables=["accounts"], whole=False), "accounts").counts == {"altered": 1}
+
+
+def test_a_truncated_table_is_compared_whole(source, log):
+    reconcile(source, tables=["reviews"])
+    with owner(source) as connection:
+        connection.execute("truncate oltp.reviews")
+    assert proof_of(reconcile(source, tables=["reviews"], whole=False), "reviews").keys is None
+
+
+def test_a_key_of_several_columns_is_looked_up_by_all_of_them(source, log):
+    reconcile(source, tables=["exchange_rates"])
+    with owner(source) as connection:
+        connection.execute("update oltp.exchange_rates set rate = rate + 1")
+    table = proof_of(reconcile(source, tables=["exchange_rates"], whole=False), "exchange_rates")
+    assert (table.equal, table.keys, table.rows) == (True, 1, 1)

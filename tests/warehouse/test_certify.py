@@ -12,7 +12,7 @@ from resources.warehouse import connect_postgres
 from stripe_platform.keys import key
 from stripe_platform.settings import Settings
 from stripe_platform.warehouse.bootstrap import bootstrap
-from stripe_platform.warehouse.certify import UncertifiedInputError, certified, record_verdicts
+from stripe_platform.warehouse.certify import PROVEN, WHOLE, UncertifiedInputError, certified, record_verdicts
 from stripe_platform.warehouse.content import content_hash
 
 pytestmark = pytest.mark.servers
@@ -106,3 +106,14 @@ def test_a_content_hash_sees_values_not_order_nor_bookkeeping_columns(conn):
     assert content_hash(conn, "marts.one") != same
     with pytest.raises(LookupError, match=r"marts\.none"):
         content_hash(conn, "marts.none")
+
+
+@pytest.mark.parametrize("outcome", ["failed", "not_evaluated"])
+def test_a_table_whose_change_log_differs_from_its_source_is_refused_whatever_its_days_say(conn, outcome):
+    judge(conn, "passed")
+    proofs = {"asset_key": key("cdc", "charges"), "check_name": PROVEN, "blocking": True, "run_id": "run"}
+    record_verdicts(conn, **proofs, outcomes=[(WHOLE, outcome, 3)])
+    with pytest.raises(UncertifiedInputError, match=rf"cdc/charges is not certified: .*{PROVEN}.*cdc verify"):
+        certified(conn, [CHARGES], DAYS)
+    record_verdicts(conn, **proofs, outcomes=[(WHOLE, "passed", 3)])
+    certified(conn, [CHARGES], DAYS)

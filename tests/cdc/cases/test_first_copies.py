@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -304,3 +305,39 @@ def test_the_log_of_all_these_is_whole(shop):
     report = verify(shop.settings, lake=shop.lake, source=shop.source)
     assert report.problems == []
     assert report.changes > 5_000
+
+
+def test_case_40_a_source_that_goes_away_while_it_is_read_is_told_without_its_words(shop, monkeypatch):
+    """The reader's server process ends in the middle of a table; the next call takes it whole."""
+    filled(shop, "cut", 4000)
+    read = backfills.copying._next
+    seen: list[int] = []
+
+    def cut(batches):
+        if not seen:
+            seen.append(1)
+            shop.db.execute("select pg_terminate_backend(pid) from pg_stat_activity"
+                            " where application_name = 'stripe_platform_snapshot' and query like '%cut%'")
+        return read(batches)
+
+    monkeypatch.setattr(backfills.copying, "_next", cut)
+    monkeypatch.setattr(backfills.copying, "PIECE_BYTES", 100_000)
+    with pytest.raises(CopyError, match=r"stopped answering \(SQLSTATE") as told:
+        take(shop, "cut")
+    assert "terminat" not in str(told.value)
+    take(shop, "cut")
+    whole(shop, "cut")
+
+
+def test_case_40_a_full_disk_is_not_taken_for_the_source(shop, monkeypatch):
+    filled(shop, "crowded", 500)
+
+    def refuse(*_given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stripe_platform.cdc.batches.BatchWriter.add", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            take(shop, "crowded")
+    take(shop, "crowded")
+    whole(shop, "crowded")

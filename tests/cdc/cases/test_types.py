@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+import psycopg
 import pytest
+
+from resources.lake import LocalLake
+from stripe_platform.cdc.backfill import backfill
+from stripe_platform.cdc.columns import exact
+from stripe_platform.cdc.sources import Published
 
 ALL_BYTES = ("decode((select string_agg(lpad(to_hex(n), 2, '0'), '' order by n) from generate_series(0, 255) n),"
              " 'hex')")
@@ -100,3 +109,33 @@ def test_the_catalogue_names_the_type_as_the_source_does(shop, filled, case):
         " on t.oid = a.atttypid where attrelid = %s::regclass and attname = 'v'", [filled[case]]).fetchone()
     named = newest(shop.lake, Chain.load(shop.lake), filled[case]).column("v").type
     assert named.removeprefix("public.").replace("_mood", "mood[]") == kind
+
+
+def test_a_first_copy_lands_every_value_as_the_stream_did(shop, filled):
+    """Read by another protocol, in another form: the log holds the same text or the same typed value."""
+    def landed(table: str, operations: str) -> dict[int, tuple]:
+        return {row["id"]: (repr(row["v"]), row.get(exact("v"))) for row in shop.log(table) if row["_op"] in operations}
+
+    streamed = {table: landed(table, "cu") for table in filled.values()}
+    backfill(shop.settings, shop.source, list(filled.values()), lake=shop.lake)
+    for case, table in filled.items():
+        assert landed(table, "r") == streamed[table], case
+
+
+def test_case_49_a_first_copy_keeps_bytes_that_are_no_text(servers, shop):
+    name = f"copied_{os.getpid()}"
+    shop.db.execute(f"create database {name} template template0 encoding 'SQL_ASCII' locale 'C'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPIED_DSN", servers.superuser("oltp", name))
+        source = replace(shop.source, name="copied", dsn="COPIED_DSN", owner_dsn="COPIED_DSN", slot=name,
+                         publication="copied", published=(Published("c49"),))
+        lake = LocalLake(shop.lake.root / "copied")
+        with psycopg.connect(servers.superuser("oltp", name), autocommit=True) as db:
+            db.execute("create table c49 (id integer primary key, v text)")
+            db.execute("create publication copied for table c49")
+            db.execute(rb"insert into c49 values (1, E'good'), (2, E'\xff\xfe bad'), (3, E'na\xc3\xafve')")
+        backfill(shop.settings, source, lake=lake)
+        assert [row["v"] for row in replace(shop, source=source, lake=lake).log("c49") if row["_op"] == "r"] == [
+            "good", "\\xfffe20626164", "naïve"]
+        shop.db.execute("select pg_drop_replication_slot(%s)", [name])
+    shop.db.execute(f"drop database {name} with (force)")
