@@ -7,10 +7,12 @@ dies in between does it again. It names the key, its place in the log and the ru
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stripe_platform.cdc import quarantined
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.documents.schemas import QUARANTINE
 from stripe_platform.documents.writing import Document, DocumentRefusedError
@@ -18,9 +20,7 @@ from stripe_platform.documents.writing import Document, DocumentRefusedError
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-MOST = 1_000  # documents that one load puts aside; a rule that refuses more is wrong itself, and stops its collection
 UNKNOWN_DAY = dt.date.min.isoformat()
-REMEDY = "mend the rule or the row's cause, then run `stripe-platform cdc quarantine --retry`"
 FED_BY_THE_LOG: Document = {"fence": {"$exists": True}}  # landing's own entries have a line in a file instead
 
 
@@ -45,9 +45,9 @@ class Outcome:
         before = self.refused.get(key)
         if before is None or before.fence < refused.fence:
             self.refused[key] = refused
-        if len(self.refused) > MOST:
+        if len(self.refused) > quarantined.MOST:
             raise DocumentRefusedError(
-                f"the document server refuses more than {MOST:,} documents at once (last by {refused.rule}): the loader"
+                f"the document server refuses more than {quarantined.MOST:,} documents at once (last by {refused.rule}): the loader"
                 " and documents/schemas.py disagree, correct the one that is wrong")
 
 
@@ -71,7 +71,7 @@ def settle(db: Database[Document], collection: str, source: str, known: Mapping[
     changes: list[Any] = [
         ReplaceOne({"_id": f"{collection}:{key}"}, {
             "_id": f"{collection}:{key}", "collection": collection, "day": refused.day, "record": key,
-            "rule": refused.rule, "reason": REMEDY, "seen_at": now, "key": key, "source": source,
+            "rule": refused.rule, "reason": quarantined.REMEDY, "seen_at": now, "key": key, "source": source,
             "fence": refused.fence}, upsert=True)
         for key, refused in met.refused.items() if known.get(key, "") < refused.fence]
     changes += [DeleteOne({"_id": f"{collection}:{key}"}) for key, fence in known.items()
@@ -85,7 +85,9 @@ def listing(db: Database[Document]) -> list[dict[str, Any]]:
     found = []
     for row in db[QUARANTINE].find(FED_BY_THE_LOG).sort("_id", 1):
         epoch, lsn, order = row["fence"].rsplit(":", 2)
-        found.append({"store": "documents", "table": row["collection"], "key_hash": None, "id": row["key"],
-                      "source": row["source"], "epoch": epoch, "commit_lsn": lsn_text(int(lsn, 16)),
-                      "ord": int(order, 16), "rule": row["rule"], "remedy": row["reason"]})
+        found.append({
+            "store": "documents", "table": row["collection"], "id": quarantined.shown(row["key"]),
+            "key_hash": hashlib.sha256(row["key"].encode()).hexdigest(), "source": row["source"], "epoch": epoch,
+            "commit_lsn": lsn_text(int(lsn, 16)), "ord": int(order, 16), "rule": row["rule"],
+            "remedy": row["reason"]})
     return found

@@ -247,9 +247,9 @@ _LOADS = Collection(
 _QUARANTINE = Collection(
     QUARANTINE, "Records that were refused: where they stand and which rule they broke, never their values",
     {
-        "_id": _text(160), "collection": _text(40), "day": _DAY, "record": _text(200), "rule": _text(60),
+        "_id": _text(400), "collection": _text(40), "day": _DAY, "record": _text(300), "rule": _text(60),
         "reason": _text(300), "seen_at": _DATE,
-        "key": _text(100, "Of a document that the change log feeds"), "source": _text(60),
+        "key": _text(300, "Of a document that the change log feeds"), "source": _text(60),
         "fence": _text(120, "Identity of its newest change that does not stand"),
     },
     ("_id", "collection", "day", "record", "rule", "reason", "seen_at"),

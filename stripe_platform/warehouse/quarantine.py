@@ -7,7 +7,6 @@ values out is held, since what raw has of the key is older. Entries name no valu
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,18 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from stripe_platform.cdc import canonical, fold
+from stripe_platform.cdc import canonical, fold, quarantined
 from stripe_platform.cdc.columns import BY_NAME, FENCE, is_own
 from stripe_platform.cdc.columns import text as as_text
 from stripe_platform.cdc.compact import sort_by_key
 from stripe_platform.warehouse.raw_tables import Target
 
-MOST = 1_000  # keys that one call puts aside; a rule that refuses more is wrong itself, and stops its table
 NUL = "\x00"
 NO_TEXT = "22021"  # SQLSTATE of a NUL in a text; the client's own refusal of it has none
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded,
             psycopg.errors.RaiseException)
-_RANDOM_ID = re.compile(r"[A-Za-z]{2,8}_[A-Za-z0-9_]{1,64}")
 _TABLE = """
 create table if not exists raw._quarantine (
     table_name text not null,
@@ -215,10 +212,11 @@ class _Part:
             self.nameless.update(hashes(self.target, rows))
         (name,) = hashes(self.target, rows)
         self.refused[name] = rule
-        if len(self.refused) > MOST:
+        if len(self.refused) > quarantined.MOST:
             raise RuleRefusesTooManyError(
-                f"raw/{self.target.name}: the warehouse refuses more than {MOST:,} keys at once (last by {rule}): that"
-                " is a rule of the table, not of a row: mend it there, nothing of these changes was applied")
+                f"raw/{self.target.name}: the warehouse refuses more than {quarantined.MOST:,} keys at once (last by"
+                f" {rule}): that is a rule of the table, not of a row: mend it there, nothing of these changes was"
+                " applied")
         return 0
 
     def _pin(self, newest: pa.Table) -> sql.Identifier:
@@ -248,10 +246,10 @@ class _Part:
         values = row.to_pylist()[0]
         fence = [values[column] for column in FENCE]
         if not self._stands(row, fence):
-            (shown,) = as_text(row[self.target.key[0]].combine_chunks()).to_pylist() if len(
-                self.target.key) == 1 else (None,)
+            key = self.target.key
+            plain = as_text(row[key[0]].combine_chunks())[0].as_py() if len(key) == 1 else None
             self.conn.execute(_PUT, [
-                self.target.name, name, shown if shown and _RANDOM_ID.fullmatch(shown) else None, values["_source"],
+                self.target.name, name, quarantined.shown(plain), values["_source"],
                 *fence, values["_ledger_day"], rule])
 
     def _stands(self, row: pa.Table, fence: list[object]) -> bool:

@@ -15,10 +15,9 @@ from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import gather, joined
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_text
+from stripe_platform.cdc.quarantined import REMEDY
 from stripe_platform.warehouse import quarantine, raw, raw_tables
 from stripe_platform.warehouse.stream import by_day, streamed
-
-REMEDY = "mend the rule or the row's cause, then run `stripe-platform cdc quarantine --retry`"
 
 
 def listing(conn: psycopg.Connection) -> list[dict[str, Any]]:

@@ -15,12 +15,14 @@ from asset_checks.judge import WHOLE, judge
 from asset_checks.stores import Stores
 from resources.warehouse import connect_postgres
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc import quarantined
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact_range
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.keys import key
-from stripe_platform.warehouse import quarantine, raw, release
+from stripe_platform.warehouse import quarantine, raw, raw_tables, release
 from stripe_platform.warehouse.raw import apply
+from stripe_platform.warehouse.raw_tables import Target
 from stripe_platform.warehouse.stream import RawStream
 
 SECOND = FIRST + dt.timedelta(days=1)
@@ -252,7 +254,7 @@ def test_one_poison_among_100_000_rows_is_found_in_some_dozen_statements(run, ra
 
 
 def test_a_rule_that_refuses_everything_stops_the_table_with_a_sentence(run, raw_connection, monkeypatch):
-    monkeypatch.setattr(quarantine, "MOST", 20)
+    monkeypatch.setattr(quarantined, "MOST", 20)
     raw_connection.execute("alter table raw.accounts add constraint no_bad check (name not like 'secret%')")
     with pytest.raises(quarantine.RuleRefusesTooManyError, match=r"more than 20 keys .* 23514 no_bad") as caught, \
             raw_connection.transaction():  # fmt: skip
@@ -287,6 +289,46 @@ def test_an_id_that_may_say_something_is_shown_as_its_hash_alone(run, raw_connec
     (entry,) = release.listing(raw_connection)
     assert (entry["id"], len(entry["key_hash"])) == (None, 64)
     assert "ada" not in repr(entry)
+
+
+def test_a_truncation_takes_what_was_put_aside(source, store, raw_connection):
+    with owner(source) as connection:
+        reference(connection)
+        connection.execute("insert into oltp.exchange_rates values ('2026-06-01', 'usd', 'eur', 1.5)")
+        capture(source)
+        rates = raw.run_of(store, Chain.load(store), "exchange_rates")
+        with raw_connection.transaction():
+            raw.create(raw_connection, rates)
+        raw_connection.execute("alter table raw.exchange_rates add constraint low check (rate < 1)")
+        stream = RawStream(raw_connection, store, "oltp", FIRST)
+        stream.take(Chain.load(store), Chain.load(store).manifests)
+        assert entries(raw_connection) == [(None, "23514 low")]
+        connection.execute("truncate oltp.exchange_rates")
+        capture(source)
+        stream.take(Chain.load(store), Chain.load(store).manifests)
+    assert (entries(raw_connection), raw.count(raw_connection, "exchange_rates")) == ([], 0)
+
+
+def test_of_a_table_without_a_key_each_change_is_put_aside_by_its_place_in_the_log(run, raw_connection):
+    target = Target("words", (), (("word", "text"),))
+    now = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+    changes = pa.Table.from_pylist([
+        {"word": word, "_op": "c", "_commit_lsn": 9_000, "_ord": n, "_commit_ts": now, "_epoch": "000001-00000001",
+         "_source": "oltp", "_unchanged": [], "_ledger_day": FIRST} for n, word in enumerate(["a", BAD, "b", "a"])])
+    with raw_connection.transaction():
+        raw_tables.create(raw_connection, target)
+    raw_connection.execute("alter table raw.words add constraint no_bad check (word not like 'secret%')")
+    for _ in range(2):
+        with raw_connection.transaction():
+            raw._take_part(raw_connection, target, changes, doomed=False)
+        assert raw_connection.execute("select array_agg(word order by _ord) from raw.words").fetchone() == (
+            ["a", "b", "a"],)
+        assert [(e["table"], e["ord"], e["rule"]) for e in release.listing(raw_connection)] == [
+            ("words", 1, "23514 no_bad")]
+    raw_connection.execute("alter table raw.words drop constraint no_bad")
+    with raw_connection.transaction():
+        raw._take_part(raw_connection, target, changes, doomed=False)
+    assert (entries(raw_connection), raw_connection.execute("select count(*) from raw.words").fetchone()) == ([], (4,))
 
 
 def verdict(name: str, table: str, days: list[str]):

@@ -8,6 +8,7 @@ import pytest
 from bson import Int64
 from document_files import CHARGE, noon
 
+from stripe_platform.cdc import quarantined
 from stripe_platform.documents import quarantine, transactions, writing
 from stripe_platform.documents.schemas import LOADS, QUARANTINE
 
@@ -138,7 +139,7 @@ def test_one_poison_update_among_many_is_found_in_some_dozen_statements(database
 
 
 def test_a_rule_that_refuses_everything_stops_the_load_with_a_sentence(database, ledger, monkeypatch):
-    monkeypatch.setattr(quarantine, "MOST", 20)
+    monkeypatch.setattr(quarantined, "MOST", 20)
     for number in range(50):
         ledger.charge(f"{number:02}", 1, currency=CARD)
     with pytest.raises(writing.DocumentRefusedError, match="more than 20 documents at once") as caught:

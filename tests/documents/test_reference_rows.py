@@ -181,6 +181,14 @@ def test_a_poison_row_is_put_aside_healed_by_a_later_one_and_released_by_retry(r
     assert db.merchants.find_one({"_id": other})["url"] is None
 
 
+def test_a_key_that_may_say_something_is_shown_as_its_hash_however_long_it_is(ready, db, conn):
+    name = "ada@example.test" + "x" * 200
+    write.put_products(conn, [{"id": name, "name": "y" * 2_000}])
+    load(ready, db)
+    (entry,) = quarantine.listing(db)
+    assert (entry["id"], len(entry["key_hash"]), entry["table"]) == (None, 64, "products")
+
+
 def test_a_change_that_leaves_out_the_refused_value_is_held(ready, db, conn):
     long = "".join(f"{n:07d}" for n in range(2_000))  # stored out of line: an update leaves it out
     with psycopg.connect(ready.need("reference_owner_dsn"), autocommit=True) as owner:
