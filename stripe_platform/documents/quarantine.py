@@ -47,8 +47,8 @@ class Outcome:
             self.refused[key] = refused
         if len(self.refused) > quarantined.MOST:
             raise DocumentRefusedError(
-                f"the document server refuses more than {quarantined.MOST:,} documents at once (last by {refused.rule}): the loader"
-                " and documents/schemas.py disagree, correct the one that is wrong")
+                f"the document server refuses more than {quarantined.MOST:,} documents at once (last by"
+                f" {refused.rule}): the loader and documents/schemas.py disagree, correct the one that is wrong")
 
 
 def entries(db: Database[Document], collection: str) -> dict[str, str]:
