@@ -11,6 +11,7 @@ import datetime as dt
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -71,8 +72,7 @@ class Message:
     content: bytes
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     """A transaction that ended: changes 1..`changes` of it are in the decoder's buffers (none when it was skipped)."""
 
     lsn: int
@@ -88,7 +88,7 @@ class _Buffer:
     """Raw messages of one relation (one definition), in commit order."""
 
     relation: Relation
-    messages: list[memoryview | bytes] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
     ords: list[int] = field(default_factory=list)
     transactions: list[int] = field(default_factory=list)  # index into the decoder's commits
 
@@ -148,7 +148,8 @@ class Decoder:
                 self._update_with_old(buffer, bytes(data))
                 return None
             self._ord += 1
-            buffer.messages.append(data)
+            # Copied: the collector would go through a million views again and again, a third of all time.
+            buffer.messages.append(bytes(data))
             buffer.ords.append(self._ord)
             buffer.transactions.append(self._current)
             self.buffered_bytes += len(data)
