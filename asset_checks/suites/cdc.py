@@ -7,19 +7,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
+from asset_checks.suites.equality import FLOORS, RULES, SAYS, proofs
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.canary import gaps
 from stripe_platform.cdc.capture import waiting_canaries
-from stripe_platform.cdc.manifest import Chain, ChainError, batch_numbers
+from stripe_platform.cdc.manifest import Chain, ChainError
 from stripe_platform.cdc.metrics import slot_metrics
-from stripe_platform.cdc.proof import Kind
-from stripe_platform.cdc.reconcile import reconcile
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.cdc.verify import problems_of, slot_problems
 from stripe_platform.keys import OLTP_TABLES, SCORES, UNDATED, key
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 IDENTITY = ("_epoch", "_commit_lsn", "_ord", "_op")
 DAILY_RULES = ("columns_missing", "rows_without_identity", "altered_files", "altered_batches", "other_batches",
                "other_operations", "other_contents", "left_open")
-PROOF_COUNTS = (ROWS, "rows_at_the_source", "rows_of_the_log", "batches_read", "unreadable_logs", *get_args(Kind))
 DAILY_COUNTS = (ROWS, "files", "columns_read", "manifest_rows", "batch_rows", *DAILY_RULES)
 
 
@@ -77,18 +75,7 @@ def _slot(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
         "canaries_missing_or_repeated": len(gaps(chain, waiting_canaries(lake)))}})
 
 
-def _equal(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
-    """Level C. What changed since the last proof, every row when its week is over. An empty log proves nothing."""
-    lake = stores.lake()
-    batches_read = len(batch_numbers(lake))
-    if not batches_read:
-        return frame({table: dict.fromkeys(PROOF_COUNTS, 0) for table in tables})
-    proof = reconcile(load_settings(), lake=lake, tables=tables, whole=False)
-    return frame({each.table: {
-        ROWS: each.total, "rows_at_the_source": each.rows, "rows_of_the_log": each.rows_of_log,
-        "batches_read": batches_read,
-        "unreadable_logs": int(each.problem is not None),
-        **{kind: each.counts.get(kind, 0) for kind in get_args(Kind)}} for each in proof.tables})
+_equal = partial(proofs, OLTP)
 
 
 def _equal_alone(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
@@ -195,11 +182,8 @@ CHECKS = [
          *none_of("broken_chains", "files_missing_or_resized", "closed_more_than_once", "torn_batches")),
         {"batches": 1}),
     *(Check(
-        key("cdc", table.name), PROVEN,
-        "At one position of the log the source's rows and the log's fold are the same, by key and content.",
-        partial(_equal_alone, table.name),
-        (equal("rows_at_the_source", "rows_of_the_log"), *none_of("unreadable_logs", *get_args(Kind))),
-        {"batches_read": 1}, partitioned=False, together=None if table.name == SCORES else _equal)
+        key("cdc", table.name), PROVEN, SAYS, partial(_equal_alone, table.name), RULES, FLOORS, partitioned=False,
+        together=None if table.name == SCORES else _equal)
       for table in OLTP_TABLES),
     *(Check(
         key("cdc", table.name), "file_holds_its_batches",

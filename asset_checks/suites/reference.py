@@ -1,4 +1,4 @@
-"""The reference and its copies in the OLTP: the same rows with the same values, and no batch behind."""
+"""The reference, its change log and its copies in the OLTP: the same rows with the same values, no batch behind."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from asset_checks.judge import ROWS, WHOLE, Check
+from asset_checks.judge import PARTITION, ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
-from stripe_platform.keys import key
+from asset_checks.suites.equality import FLOORS, RULES, SAYS, proofs
+from stripe_platform.keys import REFERENCE_TABLES, key
 from stripe_platform.oltp.copies import COPIES, Copy, the_references
 from stripe_platform.reference.copies import behind, position
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.reference.sync import sync
 from stripe_platform.settings import load_settings
+from stripe_platform.warehouse.certify import PROVEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +66,17 @@ def _behind(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
     return frame({WHOLE: {ROWS: known.seq if known else 0, "batches_behind": abs(late)}})
 
 
+def _proofs(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
+    """A proof captures up to its position; what it captured is copied, or the copies would lag behind it."""
+    found = proofs(REFERENCE, stores, tables)
+    sync(load_settings(), lake=stores.lake())
+    return found
+
+
+def _proof(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    return _proofs(stores, [table]).assign(**{PARTITION: WHOLE})
+
+
 CHECKS = [
     Check(
         key("reference", "currencies"), "copies_are_up_to_date",
@@ -74,4 +87,7 @@ CHECKS = [
         f"Rows of reference.{each.origin} and of its copy: as many, with the same values.",
         partial(_equal, each), (equal(ROWS, "source_rows"), *none_of("other_contents")), {"batches_copied": 1},
         partitioned=False) for each in COPIES),
+    *(Check(
+        key("reference", table.name), PROVEN, SAYS, partial(_proof, table.name), RULES, FLOORS, partitioned=False,
+        together=_proofs) for table in REFERENCE_TABLES),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from asset_checks.judge import WHOLE, Check, Verdict, judge
+from asset_checks.judge import WHOLE, Check, Verdict, judge, judge_together
 from asset_checks.stores import Stores
 from asset_checks.suites.reference import CHECKS
 from stripe_platform.cdc.capture import capture
@@ -18,9 +18,11 @@ from stripe_platform.reference import write
 from stripe_platform.reference.database import REFERENCE, connect
 from stripe_platform.reference.sync import prepare, sync
 from stripe_platform.settings import Settings
+from stripe_platform.warehouse.certify import PROVEN
 
 pytestmark = pytest.mark.servers
-NAMED = {check.asset.to_user_string(): check for check in CHECKS}
+NAMED = {check.asset.to_user_string(): check for check in CHECKS if check.name != PROVEN}
+PROOFS = {check.asset.path[-1]: check for check in CHECKS if check.name == PROVEN}
 
 
 @pytest.fixture
@@ -105,3 +107,21 @@ def test_a_source_that_moved_on_while_it_was_counted_is_followed(copied: Setting
         write.put_regions(conn, [{"code": "EMEA", "name": "Renamed"}])
         write.put_currencies(conn, [{"code": "eur", "name": "Euro, renamed"}])
     assert verdict(NAMED["oltp/currencies"]).outcome == "passed"
+
+
+def test_a_reference_row_changed_behind_its_log_turns_the_proof_of_its_table_red(copied: Settings):
+    assert {v.outcome for v in judge_together(list(PROOFS.values()), Stores.of_settings())} == {"passed"}
+    with psycopg.connect(copied.need("reference_owner_dsn"), autocommit=True) as owner:
+        owner.execute(f"alter publication {copied.reference_publication} drop table reference.regions")
+        owner.execute("update reference.regions set name = 'Elsewhere' where code = 'EMEA'")
+        owner.execute(f"alter publication {copied.reference_publication} add table reference.regions")
+    proofs = [PROOFS["countries"], PROOFS["regions"]]
+    assert [(v.outcome, v.reasons) for v in judge_together(proofs, Stores.of_settings())] == [
+        ("passed", ()), ("failed", ("no_altered",))]
+
+
+def test_what_a_proof_captured_is_copied_too(copied: Settings):
+    with connect(copied) as conn:
+        write.put_regions(conn, [{"code": "EMEA", "name": "Renamed"}])
+    assert judge(PROOFS["regions"], Stores.of_settings(), [WHOLE])[0].outcome == "passed"
+    assert verdict(NAMED["reference/currencies"]).outcome == "passed"
