@@ -12,8 +12,8 @@ MOVED = dg.AssetSelection.groups("cdc", "raw", "snapshots")
 # In runs of their own: in a run over days Dagster plans every asset once per day, days or not (8,400 events in a demo).
 SMALL_TABLES = dg.AssetSelection.assets(*(
     keys.key(layer, name) for layer in ("oltp", "cdc", "raw") for name in keys.UNDATED)) | dg.AssetSelection.groups(
-        "reference")
-SERVED = dg.AssetSelection.groups("staging", "marts", "documents", "features")
+        "reference") | dg.AssetSelection.assets(*(keys.key("documents", name) for name in keys.SERVED))
+SERVED = dg.AssetSelection.groups("staging", "marts", "documents", "features") - SMALL_TABLES
 
 INGEST = dg.define_asset_job(
     "ingest", ((dg.AssetSelection.groups("oltp") - SCORES) | MOVED) - SMALL_TABLES,

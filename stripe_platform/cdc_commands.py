@@ -238,6 +238,31 @@ def cdc_follow(
     emit(report) if as_json else show("Followed", [{"what": k, "value": str(v)} for k, v in report.items()])
 
 
+@cdc_app.command("quarantine")
+def cdc_quarantine(
+    retry: Annotated[bool, typer.Option("--retry", help="Apply them again from the log.")] = False,
+    source: SourceName = "oltp", as_json: Json = False,
+) -> None:
+    """Rows that a store refused: where they stand in the log and which rule they broke, never their values.
+
+    Mend the cause, then --retry. Examples: stripe-platform cdc quarantine · stripe-platform cdc quarantine --retry
+    """
+    from stripe_platform import put_aside
+    from stripe_platform.settings import load_settings
+    from stripe_platform.tables import show
+
+    released = put_aside.retry(load_settings(), _source(source)) if retry else {}
+    found = put_aside.listing(load_settings())
+    if as_json:
+        emit({"entries": found, **({"released": released} if retry else {})})
+        return
+    show("Quarantine", [{"store": row["store"], "table": row["table"], "key": row["id"] or row["key_hash"][:16],
+                         "position": f"{row['epoch']} {row['commit_lsn']}/{row['ord']}", "rule": row["rule"]}
+                        for row in found], note=found[0]["remedy"] if found else "nothing is put aside")
+    for store, count in released.items():
+        typer.echo(f"{count} released in {store}")
+
+
 @cdc_app.command("verify")
 def cdc_verify(
     source: Annotated[str | None, typer.Option(help="One of STRIPE_PLATFORM_SOURCES; default: the platform's two.")]

@@ -141,7 +141,8 @@ REFERENCE_TABLES = tuple(Table(name, key, "reference", text, PLATFORM, dated=Fal
     ("merchants", ("id",), "Merchant information: who a merchant is"),
     ("products", ("id",), "Product catalogue"),
 ))
-COLLECTIONS = ("transactions", "sessions", "customer_feedback")
+SERVED = ("merchants", "products", "currency_exchange_rates", "country_region_codes")  # reference rows
+COLLECTIONS = ("transactions", "sessions", "customer_feedback", *SERVED)
 
 
 def key(layer: str, table: str) -> dg.AssetKey:

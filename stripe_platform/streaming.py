@@ -19,6 +19,8 @@ from functools import partial
 from typing import Any
 
 from resources.lake import Lake, open_lake
+from stripe_platform import keys
+from stripe_platform.cdc import manifest
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureReport, Following, capture
 from stripe_platform.cdc.manifest import Chain, Manifest
 from stripe_platform.cdc.source import OLTP
@@ -52,11 +54,13 @@ class Visible:
 
 @dataclass
 class StreamReport:
-    """What following did: batches and changes landed, what each store took in, and its failures."""
+    """What following did: batches and changes landed, what each store took in, its failures, and how many keys it has
+    put aside."""
 
     captured: CaptureReport | None = None
     carried: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
     visible: dict[str, deque[Visible]] = field(default_factory=dict)
     begun: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
@@ -87,7 +91,7 @@ class StreamReport:
         landed = self.captured or CaptureReport()
         return {
             "batches": len(landed.batches), "changes": landed.total, "seconds": round(landed.seconds, 3),
-            "carried": self.carried, "failures": self.failures,
+            "carried": self.carried, "failures": self.failures, "quarantined": self.quarantined,
             "lag_seconds": {store: {"p50": self.lag(store, 0.5), "p99": self.lag(store, 0.99)}
                             for store in self.visible}}
 
@@ -103,8 +107,10 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     landed, in_raw = _Passed(), _Passed()
     stores = [threading.Thread(target=_carry, args=(partial(_Raw, settings, root, report, in_raw), landed, report)),
               threading.Thread(target=_carry, args=(partial(_Documents, settings, root, report), in_raw, report))]
-    copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every))
-    for thread in (*stores, copies):
+    copied = _Passed()
+    served = threading.Thread(target=_carry, args=(partial(_Served, settings, root, report), copied, report))
+    copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every, copied.put))
+    for thread in (*stores, served, copies):
         thread.start()
     try:
         report.captured = capture(settings, lake=root, wait_seconds=5.0,
@@ -112,7 +118,7 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     finally:
         stop.set()
         copies.join()
-        for passed, store in zip((landed, in_raw), stores, strict=True):
+        for passed, store in zip((copied, landed, in_raw), (served, *stores), strict=True):
             passed.ended.set()
             store.join()
     return report
@@ -171,17 +177,26 @@ class _Store(ABC):
         while not over:
             over = passed.ended.is_set()
             for batch in passed.waiting(0.0 if over else WAKE):
-                if batch.seq > len(self.chain.manifests):
+                if batch.seq == len(self.chain.manifests) + 1:
                     self.chain.append(batch)
+                elif batch.seq > len(self.chain.manifests):  # others landed some before it
+                    self.chain = Chain.load(self.lake)
                 self.through = max(self.through, batch.seq)
             self._catch_up()
 
     def _catch_up(self) -> None:
+        if self.at == self.through and self.name in self.report.quarantined:
+            return
         while self.at < self.through:
             some = list(self.chain.manifests[self.at:min(self.through, self.at + AT_ONCE)])
             self.take(some)
             self.at = some[-1].seq
             self.report.note(self.name, some)
+        self.report.quarantined[self.name] = self.put_aside()
+
+    @abstractmethod
+    def put_aside(self) -> int:
+        """Keys that the store has put aside."""
 
     @abstractmethod
     def take(self, batches: list[Manifest]) -> None:
@@ -194,13 +209,14 @@ class _Raw(_Store):
     def __init__(self, settings: Settings, lake: Lake, report: StreamReport, passed_on: _Passed,
                  opened: ExitStack) -> None:
         from resources.warehouse import connect_postgres
-        from stripe_platform.warehouse.stream import RawStream
+        from stripe_platform.warehouse.stream import RawStream, position
 
         super().__init__(lake, report)
         connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
         connection.autocommit = True
         self._raw, self._passed_on = RawStream(connection, lake, OLTP.name, settings.first_day), passed_on
-        self.at, self.through = self._raw.position(self.chain), len(self.chain.manifests)
+        self.at = position(connection, self.chain, OLTP.name, settings.first_day)
+        self.through = len(self.chain.manifests)
         if self.at:
             passed_on.put(self.chain.manifests[self.at - 1])
 
@@ -208,6 +224,9 @@ class _Raw(_Store):
         self._raw.take(self.chain, batches)
         for batch in batches:
             self._passed_on.put(batch)
+
+    def put_aside(self) -> int:
+        return self._raw.put_aside()
 
 
 class _Documents(_Store):
@@ -218,7 +237,7 @@ class _Documents(_Store):
     def __init__(self, settings: Settings, lake: Lake, report: StreamReport, opened: ExitStack) -> None:
         from resources.mongo import MongoResource
         from resources.warehouse import connect_postgres
-        from stripe_platform.documents import change_log
+        from stripe_platform.documents import change_log, transactions
         from stripe_platform.documents.setup import ensure_collections
         from stripe_platform.warehouse.stream import streamed
 
@@ -228,7 +247,7 @@ class _Documents(_Store):
         self._db = opened.enter_context(MongoResource().database())
         ensure_collections(self._db)
         self._duck = opened.enter_context(change_log.in_memory())
-        self.at = _documents_position(self._db, lake, self.chain)
+        self.at = transactions.position(self._db, lake, self.chain)
         # How far raw is, it says by passing batches on; what it passed before a failure stands in its position.
         self.through = max(self.at, min(streamed(self._connection, OLTP.name).seq, len(self.chain.manifests)))
 
@@ -237,34 +256,54 @@ class _Documents(_Store):
 
         stream.take(self._db, self._connection, self._duck, self.lake, self.chain, batches)
 
+    def put_aside(self) -> int:
+        from stripe_platform.documents import quarantine, transactions
 
-def _documents_position(db: Any, lake: Lake, chain: Chain) -> int:
-    """The last batch that the documents hold whole: streamed, or loaded by days without a gap."""
-    from stripe_platform.documents import transactions
-    from stripe_platform.documents.control import streamed
-
-    done = streamed(db, transactions.NAME)[0]
-    loaded = transactions.standing_days(db, lake, chain.closed)
-    for manifest, day in zip(chain.manifests, chain.days, strict=True):
-        if manifest.seq <= done:
-            continue
-        if day is None or day not in loaded:
-            break
-        done = manifest.seq
-    return done
+        return quarantine.count(self._db, transactions.NAME)
 
 
-def _copy_reference(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport, every: float) -> None:
-    """The reference's thread: its changes reach their copies, whose changes the payments database logs in turn."""
+class _Served(_Store):
+    """The reference's rows in the document store, from the reference's own log."""
+
+    name = "reference_documents"
+
+    def __init__(self, settings: Settings, lake: Lake, report: StreamReport, opened: ExitStack) -> None:
+        from resources.mongo import MongoResource
+        from stripe_platform.documents.control import streamed
+        from stripe_platform.documents.setup import ensure_collections
+
+        super().__init__(REFERENCE.lake(settings, lake), report)
+        self._db = opened.enter_context(MongoResource().database())
+        ensure_collections(self._db)
+        self.at, self.through = streamed(self._db, REFERENCE.name)[0], len(self.chain.manifests)
+
+    def take(self, batches: list[Manifest]) -> None:
+        from stripe_platform.documents import reference_rows
+
+        reference_rows.take(self._db, self.lake, batches)
+
+    def put_aside(self) -> int:
+        from stripe_platform.documents import quarantine
+
+        return quarantine.count(self._db, *keys.SERVED)
+
+
+def _copy_reference(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport, every: float,
+                    passed_on: Callable[[Manifest], None]) -> None:
+    """The reference's thread: its changes reach their copies, whose changes the payments database logs in turn, and are
+    passed on to the documents."""
     own, failed = REFERENCE.lake(settings, lake), 0
 
-    def landed(_batch: Manifest) -> None:
+    def landed(batch: Manifest) -> None:
+        passed_on(batch)
         copied = copy(settings, own)
         report.carried["copies"] = report.carried.get("copies", 0) + sum(copied.rows.values())
 
     while not stop.is_set():
         try:
             copy(settings, own)
+            if newest := manifest.last(own):  # of whoever captured the reference meanwhile
+                passed_on(newest)
             capture(settings, lake=own, source=REFERENCE, wait_seconds=1.0,
                     following=Following(stop, landed, every / 2))
             failed = 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bson import Decimal128
 from psycopg import sql
 
-from asset_checks.judge import ROWS, Check
+from asset_checks.judge import ROWS, WHOLE, Check
 from asset_checks.rules import equal, none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
@@ -20,9 +23,13 @@ from stripe_platform.cards import holds_card_number
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import files_through
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import streamed
-from stripe_platform.documents.schemas import DATA, LOADS
+from stripe_platform.documents.quarantine import FED_BY_THE_LOG
+from stripe_platform.documents.reference_rows import SERVED, Served, state
+from stripe_platform.documents.schemas import DATA, LOADS, QUARANTINE, STREAMS
 from stripe_platform.keys import key
+from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import load_settings
 
 if TYPE_CHECKING:
@@ -37,7 +44,8 @@ with newest as (
     select id, currency, strftime(created, '%Y-%m-%d') as day, arg_max(struct_pack(
         amount, captured := amount_captured, refunded := amount_refunded, status, disputed),
         struct_pack(_epoch, _commit_lsn, _ord)) as c
-    from read_parquet($files) where strftime(created, '%Y-%m-%d') in (select unnest($days))
+    from read_parquet($files)
+    where strftime(created, '%Y-%m-%d') in (select unnest($days)) and id not in (select unnest($apart::text[]))
     group by all
 ),
 questioned as (
@@ -62,9 +70,9 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     names = [day.isoformat() for day in days]
     with stores.mongo() as db:
         loaded = _loaded_days(db, "transactions")
-        through, (standing, broken) = _at_one_moment(db, names)
+        through, (standing, broken), apart = _at_one_moment(db, names)
         unguarded = _unguarded(db, "transactions")
-    expected = _expected(stores, loaded, names, through)
+    expected = _expected(stores, loaded, names, through, list(apart))
     counts = {}
     for name in names:
         here, there = _of_day(standing, name), _of_day(expected, name)
@@ -72,6 +80,7 @@ def _transactions(stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
         counts[name] = {
             ROWS: sum(row[0] for row in here.values()), "in_the_log": sum(row[0] for row in there.values()),
             "days_loaded": int(name in loaded), "validators_out_of_force": unguarded,
+            "documents_quarantined": sum(day == name for day in apart.values()),
             "currencies_with_other_sums": sum(
                 money.get(c) != expected_money.get(c) for c in money.keys() | expected_money.keys()),
             "statuses_with_other_sums": sum(here.get(s) != there.get(s) for s in here.keys() | there.keys()),
@@ -114,10 +123,13 @@ _BROKEN = {
 }
 
 
-def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str, str], int]]:
-    """What stands by day and currency, and by (day, rule) how many documents contradict themselves, in one reading."""
+def _standing(db: Documents, names: Sequence[str], apart: Sequence[str]) -> tuple[Sums, dict[tuple[str, str], int]]:
+    """What stands by day and currency, and by (day, rule) how many documents contradict themselves, in one reading.
+
+    Without the documents given in `apart`, which are older than the log.
+    """
     rows = list(db["transactions"].aggregate([
-        {"$match": {"day": {"$in": list(names)}}},
+        {"$match": {"day": {"$in": list(names)}} | ({"_id": {"$nin": list(apart)}} if apart else {})},
         {"$group": {"_id": {"day": "$day", "currency": "$currency", "status": {
                         "$cond": [{"$eq": [{"$ifNull": ["$dispute", None]}, None]}, "$status", "questioned"]}},
                     "n": {"$sum": 1}, "amount": {"$sum": "$amount"}, "captured": {"$sum": "$amount_captured"},
@@ -133,19 +145,26 @@ def _standing(db: Documents, names: Sequence[str]) -> tuple[Sums, dict[tuple[str
     return sums, broken
 
 
-def _at_one_moment(db: Documents, names: Sequence[str]) -> tuple[int, tuple[Sums, dict[tuple[str, str], int]]]:
-    """The batch up to which documents are whole, and what stands then: read again when a stream wrote in between."""
+def _at_one_moment(
+    db: Documents, names: Sequence[str],
+) -> tuple[int, tuple[Sums, dict[tuple[str, str], int]], dict[str, str]]:
+    """The batch up to which documents are whole, what stands then, and event day by key of what is put aside: read
+    again when a stream wrote in between."""
     for _ in range(MOMENTS):
         before = streamed(db, "transactions")
-        found = _standing(db, names)
+        apart = {row["key"]: row["day"] for row in db[QUARANTINE].find(
+            {"collection": "transactions", **FED_BY_THE_LOG}, {"key": 1, "day": 1})}
+        found = _standing(db, names, list(apart))
         if before[0] == before[1] and streamed(db, "transactions") == before:
             break
         time.sleep(0.05)
-    return before[0], found
+    return before[0], found, apart
 
 
-def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], through: int) -> Sums:
-    """What the log says, from the first judged day on, of loaded days and of batches streamed up to `through`."""
+def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], through: int,
+              apart: Sequence[str]) -> Sums:
+    """What the log says, from the first judged day on, of loaded days and of batches streamed up to `through`; without
+    the charges given in `apart`."""
     days = [dt.date.fromisoformat(day) for day in sorted(loaded) if day >= min(names)]
     lake, first_day = stores.lake(), load_settings().first_day
     chain, since = Chain.load(lake), dt.date.fromisoformat(min(names))
@@ -157,7 +176,7 @@ def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], thro
         duck.register("no_disputes", dailies.schema_of("disputes").empty_table())  # a stream may have brought none yet
         read = f"read_parquet([{', '.join(map(sql.quote, disputes))}])" if disputes else "no_disputes"
         duck.execute(f"create temp view disputes as select charge_id, _op from {read}")  # noqa: S608 (quoted names)
-        rows = duck.execute(_EXPECTED, {"files": charges, "days": list(names)}).fetchall()
+        rows = duck.execute(_EXPECTED, {"files": charges, "days": list(names), "apart": list(apart)}).fetchall()
     return {(day, currency, status): tuple(sums) for day, currency, status, *sums in rows}
 
 
@@ -188,6 +207,49 @@ def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.Data
     return frame(counts)
 
 
+def _served(each: Served, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    """Rows that stand and those that the reference's log leaves, up to the position that the documents have."""
+    lake = REFERENCE.lake(load_settings(), stores.lake())
+    with stores.mongo() as db:
+        for _ in range(MOMENTS):
+            before = streamed(db, REFERENCE.name)
+            apart = quarantine.entries(db, each.collection)
+            found = list(db[each.collection].find({"_id": {"$nin": list(apart)}, "deleted": False}))
+            if before[0] == before[1] and streamed(db, REFERENCE.name) == before:
+                break
+            time.sleep(0.05)
+        unguarded = _unguarded(db, each.collection)
+    rows = state(lake, Chain.load(lake), each, before[0]).to_pylist()
+    expected = [row for row in rows if row["_op"] != "d" and not row.get("deleted")
+                and ":".join(str(row[name]) for name in each.key) not in apart]
+    here = [(row["_id"], *(_comparable(row[field]) for field in each.fields)) for row in found]
+    there = [(":".join(str(row[name]) for name in each.key), *(
+        _comparable(row[column], rate=column == "rate") for column in each.fields.values())) for row in expected]
+    return frame({WHOLE: {
+        ROWS: len(here), "in_the_log": len(there), "batches_applied": before[0], "documents_quarantined": len(apart),
+        "other_contents": int(_content(here) != _content(there)), "validators_out_of_force": unguarded}})
+
+
+def _comparable(value: Any, *, rate: bool = False) -> Any:
+    """A value that is equal on both sides when it is the same: documents have milliseconds and exact decimals."""
+    if isinstance(value, Decimal128) or rate:
+        return str((value.to_decimal() if isinstance(value, Decimal128) else Decimal(value)).normalize())
+    if isinstance(value, dt.datetime):
+        return int(value.timestamp() * 1_000)
+    return str(value) if isinstance(value, dt.date) else value
+
+
+def _content(rows: Sequence[tuple[Any, ...]]) -> int:
+    """Sum of the rows' hashes: their order does not matter."""
+    return sum(int.from_bytes(hashlib.sha256(repr(row).encode()).digest()) for row in rows)
+
+
+def _quarantined(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    with stores.mongo() as db:
+        loads = db[LOADS].estimated_document_count() + db[STREAMS].estimated_document_count()
+        return frame({WHOLE: {ROWS: loads, "documents_quarantined": quarantine.count(db)}})
+
+
 def _lines(file: Path) -> int:
     if not file.exists():
         return 0
@@ -205,6 +267,10 @@ def _cards(db: Documents, names: Sequence[str]) -> dict[str, int]:
 
 CHECKS = [
     Check(
+        key("documents", "transactions"), "nothing_is_quarantined",
+        "No document that the change log feeds is put aside: `stripe-platform cdc quarantine` names the rules.",
+        _quarantined, none_of("documents_quarantined"), blocking=False, partitioned=False),
+    Check(
         key("documents", "transactions"), "documents_are_the_logs_charges",
         "One document per charge of the day, the log's sums per currency and status; undeclared fields are refused.",
         _transactions,
@@ -218,4 +284,10 @@ CHECKS = [
         (equal("stored_or_refused", "landed"),
          *none_of("undeclared_shapes", "validators_out_of_force", "card_numbers")),
         {"days_loaded": 1}) for name in ("sessions", "customer_feedback")),
+    *(Check(
+        key("documents", each.collection), "documents_are_the_references",
+        f"Rows of reference.{each.table} as its log leaves them: as many, with the same values; others are refused.",
+        partial(_served, each),
+        (equal(ROWS, "in_the_log"), *none_of("other_contents", "validators_out_of_force")), {"batches_applied": 1},
+        partitioned=False) for each in SERVED),
 ]

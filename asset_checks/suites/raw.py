@@ -25,7 +25,9 @@ from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import OLTP_TABLES, UNDATED, key
 from stripe_platform.settings import load_settings
+from stripe_platform.warehouse import quarantine
 from stripe_platform.warehouse.raw import columns_of
+from stripe_platform.warehouse.raw_tables import declared
 from stripe_platform.warehouse.stream import streamed
 
 if TYPE_CHECKING:
@@ -55,9 +57,10 @@ with t as (
         sum(('x' || substr(md5(case when _deleted then {tombstone} else {living} end), 1, 15))::bit(60)::bigint)
             as content,
         {counts}
-    from {table} where _ledger_day = any(%(days)s::date[]) group by 1
+    from {table} where _ledger_day = any(%(days)s::date[]) and {judged} group by 1
 )
 select d.day::text, coalesce(t.content, 0)::text, coalesce(t.n, 0),
+    (select count(*) from unnest(%(apart_days)s::date[]) as a (day) where a.day = d.day),
     (select count(*) from raw._applied a where a.table_name = %(table)s and a.day = d.day), {filled}
 from unnest(%(days)s::date[]) as d (day) left join t on t._ledger_day = d.day
 """
@@ -126,8 +129,8 @@ def _keys(table: str) -> list[tuple[str, str]]:
 
 def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     rules = _violations(table)
-    query = sql.SQL(_PROFILE).format(
-        table=sql.Identifier("raw", table),
+    query = partial(
+        sql.SQL(_PROFILE).format, table=sql.Identifier("raw", table),
         tombstone=sql.SQL(_FENCED.format(_text(_keys(table), duck=False))),
         living=sql.SQL(_FENCED.format(_text(columns_of(table), duck=False))),
         counts=sql.SQL(", ").join(
@@ -140,23 +143,31 @@ def _profile(table: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFram
             connection.execute("set transaction isolation level repeatable read")
         connection.execute("set local datestyle = 'ISO, YMD'")
         connection.execute("set local timezone = 'UTC'")
-        standing = connection.execute(query, {"days": list(days), "table": table}).fetchall()
+        apart = dict(connection.execute(
+            "select key_hash, ledger_day from raw._quarantine where table_name = %s", [table]).fetchall())
+        judged: sql.Composable = sql.SQL("true")
+        if apart:  # what stands of such a key is older than the log: it is counted apart
+            judged = sql.SQL("encode(sha256(convert_to({}, 'UTF8')), 'hex') <> all(%(apart)s)").format(
+                sql.SQL(quarantine.key_text(declared(table), duck=False)))
+        standing = connection.execute(query(judged=judged), {
+            "days": list(days), "table": table, "apart": list(apart), "apart_days": list(apart.values())}).fetchall()
         applied = [row[0] for row in connection.execute(
             "select day from raw._applied where table_name = %s order by day", [table])]
         through = streamed(connection, OLTP.name).seq
-    expected = _expected(stores, table, applied, min(days), through)
+    expected = _expected(stores, table, applied, min(days), through, list(apart))
     counts = {}
-    for day, content, rows, days_applied, *broken in standing:
+    for day, content, rows, keys_quarantined, days_applied, *broken in standing:
         keys, expected_content = expected.get(day, (0, "0"))
         counts[day] = {ROWS: rows, "days_applied": days_applied, "keys_in_the_log": keys,
+                       "keys_quarantined": keys_quarantined,
                        "days_altered": int(content != expected_content), **dict(zip(rules, broken, strict=True))}
     return frame(counts)
 
 
-def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.date,
-              through: int) -> dict[str, tuple[int, str]]:
+def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.date, through: int,
+              apart: Sequence[str]) -> dict[str, tuple[int, str]]:
     """By ledger day: keys whose newest change is of that day, among the days applied so far and the batches streamed
-    up to `through`, and their content."""
+    up to `through`, and their content; without the keys whose hashes are given in `apart`."""
     later = [day for day in applied if day >= first]
     lake, first_day = stores.lake(), load_settings().first_day
     files = files_through(lake, Chain.load(lake), table, later, through, first, first_day)
@@ -173,8 +184,11 @@ def _expected(stores: Stores, table: str, applied: Sequence[dt.date], first: dt.
         duck.register("catalogue", dailies.schema_of(table).empty_table())  # columns younger than these files
         duck.register("file_days", pa.table({"filename": list(files), "_day": [str(day) for day in files.values()]}))
         read = ", ".join(map(sql.quote, files))
+        judged = f"sha256({quarantine.key_text(declared(table), duck=True)})" if apart else "''"
+        apart_too = ", ".join(map(sql.quote, apart or ["-"]))
         duck.execute(f"""create temp view changes as
             select * from read_parquet([{read}], filename = true, union_by_name = true) join file_days using (filename)
+            where _op = 't' or {judged} not in ({apart_too})
             union all by name select * from catalogue""")  # noqa: S608 (quoted names of files)
         duck.execute(_ODD.format(**names))
         duck.execute(_NEWEST.format(**names))
@@ -227,11 +241,23 @@ def _undated(stores: Stores, tables: Sequence[str]) -> pd.DataFrame:
     return frame(counts)
 
 
+def _quarantined(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
+    """All raw tables together; those of the deployment's own sources too."""
+    with stores.warehouse() as connection:
+        tables = connection.execute("select count(distinct table_name) from raw._applied").fetchone()
+        keys = sum(quarantine.counts(connection).values())
+        return frame({WHOLE: {ROWS: tables[0] if tables else 0, "keys_quarantined": keys}})
+
+
 def _alone(table: str, stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
     return _undated(stores, [table]).assign(**{PARTITION: WHOLE})
 
 
 CHECKS = [
+    Check(
+        key("raw", "charges"), "nothing_is_quarantined",
+        "No key of any raw table is put aside: `stripe-platform cdc quarantine` names them, their rules and remedies.",
+        _quarantined, none_of("keys_quarantined"), blocking=False, partitioned=False),
     *(Check(
         key("raw", name), "rows_are_the_logs",
         "Each key of the change log stands once, with every value of its newest change.",

@@ -1,17 +1,20 @@
 """`documents/<collection>`: the document store by event day, loaded from the change log and from landed files."""
 
 import time
+from collections.abc import Iterator
 
 import dagster as dg
 
 from resources.lake import LakeResource
 from resources.mongo import MongoResource
-from stripe_platform.documents import landing, transactions
+from stripe_platform.documents import landing, reference_rows, transactions
 from stripe_platform.documents.control import LoadReport
+from stripe_platform.documents.reference_rows import SERVED
 from stripe_platform.documents.schemas import DATA, QUARANTINE, Collection
 from stripe_platform.documents.setup import SetupReport, ensure_collections
-from stripe_platform.keys import ANALYTICS, PAYMENTS, key
+from stripe_platform.keys import ANALYTICS, PAYMENTS, PLATFORM, key
 from stripe_platform.partitions import DAILY, FRESHNESS, SINGLE_RUN, days_of
+from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import load_settings
 
 _SOURCES = [
@@ -75,4 +78,33 @@ def _landed(name: str, owner: str) -> dg.AssetsDefinition:
     return landed_documents
 
 
-DOCUMENT_ASSETS = [transaction_documents, _landed("sessions", ANALYTICS), _landed("customer_feedback", ANALYTICS)]
+@dg.multi_asset(
+    name="reference_documents", can_subset=True,
+    specs=[
+        dg.AssetSpec(
+            key("documents", each.collection), deps=[key("reference", each.table)], group_name="documents",
+            owners=[PLATFORM], kinds={"mongodb", "json"}, freshness_policy=FRESHNESS,
+            description=f"{DATA[each.collection].description}: from the reference's log, each change applied once.",
+            metadata={"dagster/column_schema": _columns(DATA[each.collection])})
+        for each in SERVED
+    ],
+)  # fmt: skip
+def reference_documents(
+    context: dg.AssetExecutionContext, lake: LakeResource, mongo: MongoResource
+) -> Iterator[dg.MaterializeResult]:
+    """Bring what is captured of the reference into its collections; all of them have one position."""
+    begun = time.monotonic()
+    with mongo.database() as database:
+        ensure_collections(database)
+        reports = reference_rows.load(database, REFERENCE.lake(load_settings(), lake.open()))
+        for name, report in reports.items():
+            if key("documents", name) in context.selected_asset_keys:
+                rows = database[name].count_documents({"deleted": False})
+                yield dg.MaterializeResult(asset_key=key("documents", name), metadata={
+                    "rows": report.read, "dagster/row_count": rows, "inserted": report.inserted,
+                    "updated": report.updated, "quarantined": report.quarantined,
+                    "seconds": round(time.monotonic() - begun, 3)})
+
+
+DOCUMENT_ASSETS = [transaction_documents, _landed("sessions", ANALYTICS), _landed("customer_feedback", ANALYTICS),
+                   reference_documents]

@@ -135,8 +135,11 @@ class ChangeLog:
 
 
 @contextmanager
-def opened(lake: Lake, days: Sequence[dt.date]) -> Iterator[ChangeLog]:
-    """The log of these ledger days; disputes of all earlier days are read too, because they decide the status."""
+def opened(lake: Lake, days: Sequence[dt.date], again: Sequence[str] = ()) -> Iterator[ChangeLog]:
+    """The log of these ledger days; disputes of all earlier days are read too, because they decide the status.
+
+    `again`: charges whose earlier days are read too, because their documents do not stand as those days made them.
+    """
     import duckdb
 
     first, last = days[0], days[-1]
@@ -144,6 +147,11 @@ def opened(lake: Lake, days: Sequence[dt.date]) -> Iterator[ChangeLog]:
         connection.execute("set timezone = 'UTC'")
         for table in ("charges", "charge_outcomes"):
             _view(connection, table, change_files(lake, table, days))
+            if again and (before := _earlier(lake, table, first)):
+                column = "id" if table == "charges" else "charge_id"
+                connection.execute(
+                    f"insert into {table} by name select * from read_parquet($files, union_by_name = true)"  # noqa: S608
+                    f" where {column} in (select unnest($again))", {"files": before, "again": list(again)})
         _view(connection, "disputes", [*_earlier(lake, "disputes", first), *change_files(lake, "disputes", days)],
               filename=True)
         for table, columns in LOOKED_UP.items():

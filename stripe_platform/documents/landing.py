@@ -17,7 +17,7 @@ from stripe_platform import progress
 from stripe_platform.cards import holds_card_number
 from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record
 from stripe_platform.documents.schemas import QUARANTINE, SESSION_RETENTION_DAYS
-from stripe_platform.documents.writing import Document, batches, insert_reporting
+from stripe_platform.documents.writing import Document, batches, insert_new
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -92,9 +92,9 @@ def _load_day(
     _clear(db, name, {"day": day.isoformat()})
     stored = 0
     for batch in batches(unique):
-        present, invalid = insert_reporting(db[name], batch)
-        refused += [Refusal(seen[d["_id"]], "schema", "it breaks the collection's validator: "
-                            "mend type, length or range as documents/schemas.py declares") for d in invalid]
+        present, invalid = insert_new(db[name], batch)
+        refused += [Refusal(seen[name_of], "schema", "it breaks the collection's validator: "
+                            "mend type, length or range as documents/schemas.py declares") for name_of in invalid]
         refused += [Refusal(seen[d["_id"]], "unique_id", "its id stands in another day already: "
                             "give every record its own") for d in present]
         stored += len(batch) - len(present) - len(invalid)

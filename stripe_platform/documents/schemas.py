@@ -195,6 +195,45 @@ CUSTOMER_FEEDBACK = Collection(
     ),
 )
 
+_BOOL: Schema = {"bsonType": "bool"}
+_DELETED = {**_BOOL, "description": "Gone at the source; kept, because others name it"}
+_ROW_FENCE = {**_object({"row": _text(120)}), "description": "Identity of the newest change applied"}
+
+
+def _served(name: str, description: str, properties: dict[str, Schema], *indexes: Index) -> Collection:
+    """A collection of reference rows: every field there, also where it is null."""
+    every = {"_id": {"bsonType": "string", "maxLength": 255}, **properties, "deleted": _DELETED, "fence": _ROW_FENCE}
+    return Collection(name, description, every, tuple(every), indexes)
+
+
+MERCHANTS = _served(
+    "merchants", "Who a merchant is; whether it may charge is the payments database's",
+    {
+        "token": _text(64, "Name under which transactions know the merchant"), "type": _text(40, optional=True),
+        "country": _COUNTRY, "currency": _text(3, optional=True), "business_type": _text(40, optional=True),
+        "mcc": _text(4, "Merchant category code", optional=True), "name": _text(1_000, optional=True),
+        "url": _text(2_000, optional=True), "created": {"bsonType": ["date", "null"]},
+    },
+    Index("token", (("token", 1),), unique=True), Index("country_mcc", (("country", 1), ("mcc", 1))))
+PRODUCTS = _served(
+    "products", "Product catalogue",
+    {
+        "merchant": _text(255, "The merchant's `_id`", optional=True), "name": _text(1_000, optional=True),
+        "category": _text(200, optional=True), "type": _text(40, optional=True), "active": _BOOL,
+        "tax_code": _text(40, optional=True), "unit_label": _text(40, optional=True),
+        "shippable": {"bsonType": ["bool", "null"]}, "url": _text(2_000, optional=True),
+        "statement_descriptor": _text(40, optional=True), "livemode": _BOOL,
+        "created": {"bsonType": ["date", "null"]},
+    },
+    Index("merchant_active", (("merchant", 1), ("active", 1))), Index("category", (("category", 1),)))
+CURRENCY_EXCHANGE_RATES = _served(
+    "currency_exchange_rates", "Daily exchange rates: major units of `to` for one of `from`, exact",
+    {"day": _DAY, "from": _text(3, least=3), "to": _text(3, least=3), "rate": {"bsonType": "decimal"}},
+    Index("pair_day", (("from", 1), ("to", 1), ("day", -1))))
+COUNTRY_REGION_CODES = _served(
+    "country_region_codes", "Countries with their region and currency",
+    {"name": _text(200), "region": _text(40), "currency": _text(3, least=3)}, Index("region", (("region", 1),)))
+
 _LOADS = Collection(
     LOADS, "Which source of which day is fully in a collection",
     {
@@ -208,14 +247,17 @@ _LOADS = Collection(
 _QUARANTINE = Collection(
     QUARANTINE, "Records that were refused: where they stand and which rule they broke, never their values",
     {
-        "_id": _text(160), "collection": _text(40), "day": _DAY, "record": _text(200), "rule": _text(60),
+        "_id": _text(400), "collection": _text(40), "day": _DAY, "record": _text(300), "rule": _text(60),
         "reason": _text(300), "seen_at": _DATE,
+        "key": _text(300, "Of a document that the change log feeds"), "source": _text(60),
+        "fence": _text(120, "Identity of its newest change that does not stand"),
     },
     ("_id", "collection", "day", "record", "rule", "reason", "seen_at"),
     (Index("collection_day", (("collection", 1), ("day", 1))),),
 )
 
-DATA = {c.name: c for c in (TRANSACTIONS, SESSIONS, CUSTOMER_FEEDBACK)}
+DATA = {c.name: c for c in (TRANSACTIONS, SESSIONS, CUSTOMER_FEEDBACK, MERCHANTS, PRODUCTS, CURRENCY_EXCHANGE_RATES,
+                            COUNTRY_REGION_CODES)}
 _STREAMS = Collection(
     STREAMS, "Up to which batch of the change log a collection is: `applying` differs from `done` in the middle of it",
     {"_id": _text(40), "done": {"bsonType": ["int", "long"]}, "applying": {"bsonType": ["int", "long"]}, "at": _DATE},

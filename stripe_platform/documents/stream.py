@@ -6,7 +6,7 @@ Tokens, places and a charge's other disputes are looked up in raw, which the sam
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,9 +14,11 @@ from psycopg import sql
 
 from stripe_platform.cdc import catalogue
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.columns import FENCE
 from stripe_platform.cdc.compact import gather
-from stripe_platform.documents import change_log, transactions
+from stripe_platform.documents import change_log, quarantine, transactions
 from stripe_platform.documents.control import streamed, streaming
+from stripe_platform.documents.quarantine import Refused
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,17 +58,67 @@ def take(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPy
     if not any(rows.num_rows for rows in changes.values()):
         streaming(db, transactions.NAME, through, through)
         return 0
+    streaming(db, transactions.NAME, batches[0].seq - 1, through)
+    written = _write(db, conn, duck, changes, quarantine.entries(db, transactions.NAME))
+    streaming(db, transactions.NAME, through, through)
+    return written
+
+
+def retry(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPyConnection) -> int:
+    """Build the documents that were put aside anew from what raw holds; entries closed."""
+    known = quarantine.entries(db, transactions.NAME)
+    if known:
+        changes = {table: _in_raw(conn, table, sorted(known), catalogue.declared(table).schema)
+                   for table in ("charges", "charge_outcomes")}
+        empty = catalogue.declared("disputes").schema.empty_table()
+        _write(db, conn, duck, changes | {"disputes": empty}, known)
+    return len(known) - len(quarantine.entries(db, transactions.NAME))
+
+
+def _write(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPyConnection,
+           changes: dict[str, pa.Table], known: Mapping[str, str]) -> int:
     touched = {table: set(rows["id" if table == "charges" else "charge_id"].to_pylist())
                for table, rows in changes.items()}
+    every = set().union(*touched.values()) - {None}
+    if again := sorted(every & known.keys()):  # their documents lack what earlier batches said
+        for table in ("charges", "charge_outcomes"):
+            changes[table] = pa.concat_tables([changes[table], _in_raw(conn, table, again, changes[table].schema)])
     disputed = set(changes["disputes"]["id"].to_pylist())
-    changes["disputes"] = _disputes(conn, sorted(set().union(*touched.values()) - {None}), disputed)
+    changes["disputes"] = _disputes(conn, sorted(every), disputed)
     looked_up = {table: _looked_up(conn, table, sorted(set(changes["charges"][column].to_pylist()) - {None}))
                  for table, column in _NAMED_BY.items()}
-    log = change_log.of_rows(duck, changes, looked_up)
-    streaming(db, transactions.NAME, batches[0].seq - 1, through)
-    report = transactions.take(db, log)
-    streaming(db, transactions.NAME, through, through)
+    changes["charges"], refused = _without_the_nameless(changes["charges"], looked_up)
+    report = transactions.take(db, change_log.of_rows(duck, changes, looked_up), known, refused)
     return report.inserted + report.updated
+
+
+def _without_the_nameless(charges: pa.Table, looked_up: Mapping[str, pa.Table]) -> tuple[pa.Table, dict[str, Refused]]:
+    """Charges whose payer, merchant and terminal raw holds; the others by key: raw has put aside what they name."""
+    refused: dict[str, Refused] = {}
+    for table, column in _NAMED_BY.items():
+        names = set(looked_up[table]["id"].to_pylist()) | {None}
+        for row in charges.select(["id", column, "created", *FENCE]).to_pylist():
+            if row[column] not in names:
+                fence = f"{row['_epoch']}:{row['_commit_lsn']:016x}:{row['_ord']:08x}"
+                refused[row["id"]] = max(
+                    Refused(fence, f"{column} is not in raw.{table}", f"{row['created']:%Y-%m-%d}" if row["created"]
+                            else quarantine.UNKNOWN_DAY), refused.get(row["id"], Refused("", "")),
+                    key=lambda found: found.fence)
+    kept = [name not in refused for name in charges["id"].to_pylist()]
+    return charges.filter(pa.array(kept, pa.bool_())), refused
+
+
+def _in_raw(conn: psycopg.Connection, table: str, charges: list[str], schema: pa.Schema) -> pa.Table:
+    """Charges, or their outcomes, as raw has them, in the form of a change that creates them."""
+    names = [name for name, _kind in catalogue.declared(table).open_columns if name in schema.names]
+    values = sql.SQL(", ").join(sql.SQL("{}::text" if pa.types.is_string(schema.field(name).type) else "{}").format(
+        sql.Identifier(name)) for name in names)
+    rows = conn.execute(sql.SQL(
+        "select {}, _epoch, _commit_lsn, _ord, _source from {} where {} = any(%s) and not _deleted").format(
+        values, sql.Identifier("raw", table), sql.Identifier("id" if table == "charges" else "charge_id")),
+        [charges]).fetchall() if _stands(conn, table) else []
+    made = [dict(zip((*names, *FENCE, "_source"), row, strict=True)) | {"_op": "c", "_unchanged": []} for row in rows]
+    return pa.Table.from_pylist(made, schema)
 
 
 def _changes(lake: Lake, chain: Chain, table: str, batches: Sequence[Manifest]) -> pa.Table:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stripe_platform import progress
 from stripe_platform.cdc import daily as dailies
-from stripe_platform.documents import change_log
-from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record
+from stripe_platform.cdc.source import OLTP
+from stripe_platform.documents import change_log, quarantine
+from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record, streamed
+from stripe_platform.documents.quarantine import Outcome, Refused
 from stripe_platform.documents.writing import Document, batches, fenced, insert_new, pipelined, update_all
 
 if TYPE_CHECKING:
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from resources.lake import Lake
+    from stripe_platform.cdc.manifest import Chain
 
 NAME = "transactions"
 DAYS_AT_ONCE = 14  # bounds memory: the newest state of this many days' charges is in DuckDB at a time
 SOURCES = ("charges", "charge_outcomes", "disputes")
+HELD = "held with its charge"
 MUTABLE = ("amount", "amount_captured", "amount_refunded", "status", "failure_code")
 
 
@@ -43,27 +47,50 @@ def load(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> LoadRep
     with progress.stage("documents/transactions", len(todo)) as advance:
         for start in range(0, len(todo), DAYS_AT_ONCE):
             chunk = todo[start:start + DAYS_AT_ONCE]
-            with change_log.opened(lake, chunk) as log:
-                _apply_charges(db, log, report)
-                _apply_late_parts(db, log, report)
+            known = quarantine.entries(db, NAME)
+            with change_log.opened(lake, chunk, again=list(known)) as log:
+                _apply(db, log, report, known, Outcome())
             record(db, NAME, {day: digests[day] for day in chunk})
             advance(len(chunk))
     report.by_day = count_by_day(db, NAME, sorted(days))
+    report.quarantined = quarantine.count(db, NAME)
     return report
 
 
-def take(db: Database[Document], log: change_log.ChangeLog) -> LoadReport:
-    """Bring a log's charges, outcomes and disputes into `transactions`; what is there already stays as it is."""
+def take(db: Database[Document], log: change_log.ChangeLog, known: Mapping[str, str],
+         refused: Mapping[str, Refused]) -> LoadReport:
+    """Bring a log's charges, outcomes and disputes into `transactions`; what is there already stays as it is.
+
+    `known`: what was put aside before, by key. `refused`: charges that were left out of the log.
+    """
     report = LoadReport()
-    _apply_charges(db, log, report)
-    _apply_late_parts(db, log, report)
+    _apply(db, log, report, known, Outcome(refused=dict(refused)))
     return report
+
+
+def _apply(db: Database[Document], log: change_log.ChangeLog, report: LoadReport, known: Mapping[str, str],
+           met: Outcome) -> None:
+    _apply_charges(db, log, report, met)
+    _apply_late_parts(db, log, report, known, met)
+    quarantine.settle(db, NAME, OLTP.name, known, met)
 
 
 def standing_days(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> set[dt.date]:
     """Days of these whose compacted changes are loaded as they are now."""
     compacted = [day for day in days if all(dailies.read(lake, table, day) for table in SOURCES)]
     return loaded(db, NAME, {day: _digest(lake, day) for day in compacted})
+
+
+def position(db: Database[Document], lake: Lake, chain: Chain) -> int:
+    """The last batch that the documents hold whole: streamed, or loaded by days without a gap."""
+    done, standing = streamed(db, NAME)[0], standing_days(db, lake, chain.closed)
+    for batch, day in zip(chain.manifests, chain.days, strict=True):
+        if batch.seq <= done:
+            continue
+        if day is None or day not in standing:
+            break
+        done = batch.seq
+    return done
 
 
 def _digest(lake: Lake, day: dt.date) -> str:
@@ -78,57 +105,85 @@ def _digest(lake: Lake, day: dt.date) -> str:
     return content.hexdigest()
 
 
-def _apply_charges(db: Database[Document], log: change_log.ChangeLog, report: LoadReport) -> None:
+def _apply_charges(db: Database[Document], log: change_log.ChangeLog, report: LoadReport, met: Outcome) -> None:
     collection = db[NAME]
 
-    def write(batch: list[tuple[bool, Document]]) -> tuple[int, int]:
+    def write(batch: list[tuple[bool, Document]]) -> tuple[int, int, list[tuple[Document, str | None]]]:
         fresh = [document for created_here, document in batch if created_here]
         older = [document for created_here, document in batch if not created_here]
-        present = insert_new(collection, fresh)
-        updated, missing = _touch(db, [*older, *present])
-        return len(fresh) - len(present) + missing, updated
+        present, rules = insert_new(collection, fresh)
+        # The validator speaks before the key does: what stands may be newer than the state it refuses.
+        standing = _standing(db, list(rules))
+        doubtful = [document for document in fresh if document["_id"] in standing]
+        updated, missing, late = _touch(db, [*older, *present, *doubtful])
+        rules = {key: rule for key, rule in rules.items() if key not in standing} | late
+        inserted = len(fresh) - len(present) - len(doubtful) + missing - len(rules.keys() - late.keys())
+        return inserted, updated, [(document, rules.get(document["_id"])) for _created, document in batch]
 
-    for inserted, updated in pipelined(write, batches(log.charges())):
+    for inserted, updated, documents in pipelined(write, batches(log.charges())):
         report.inserted += inserted
         report.updated += updated
-        report.read += inserted + updated
+        report.read += len(documents)
+        for document, rule in documents:
+            fence = max(document["fence"].values())
+            if rule is None:
+                met.good[document["_id"]] = fence
+            else:
+                met.refuse(document["_id"], Refused(fence, rule, document["day"] or quarantine.UNKNOWN_DAY))
 
 
-def _touch(db: Database[Document], documents: Sequence[Document]) -> tuple[int, int]:
-    """Fenced updates of documents that stand, inserts of those that do not; returns (updated, inserted)."""
+def _touch(db: Database[Document], documents: Sequence[Document]) -> tuple[int, int, dict[str, str]]:
+    """Fenced updates of documents that stand, inserts of those that do not; (updated, inserted, rule of refused)."""
     if not documents:
-        return 0, 0
-    updated = update_all(db[NAME], list(_updates(documents)))
-    ids = [document["_id"] for document in documents]
-    standing = {row["_id"] for row in db[NAME].find({"_id": {"$in": ids}}, {"_id": 1})}
+        return 0, 0, {}
+    updated, refused = update_all(db[NAME], list(_updates(documents)))
+    standing = _standing(db, [document["_id"] for document in documents])
     missing = [document for document in documents if document["_id"] not in standing]
-    insert_new(db[NAME], missing)
-    return updated, len(missing)
+    _present, rules = insert_new(db[NAME], missing)
+    return updated, len(missing) - len(rules), refused | rules
 
 
-def _updates(documents: Sequence[Document]) -> Iterator[UpdateOne]:
+def _standing(db: Database[Document], ids: list[str]) -> set[str]:
+    return {row["_id"] for row in db[NAME].find({"_id": {"$in": ids}}, {"_id": 1})} if ids else set()
+
+
+def _updates(documents: Sequence[Document]) -> Iterator[tuple[str, UpdateOne]]:
     from pymongo import UpdateOne
 
     for new in documents:
         fence = new["fence"]
         stages = [fenced("charge", fence["charge"], {name: new[name] for name in MUTABLE})]
         stages += [fenced(part, fence[part], {part: new[part]}) for part in ("outcome", "dispute") if fence[part]]
-        yield UpdateOne({"_id": new["_id"]}, stages)
+        yield new["_id"], UpdateOne({"_id": new["_id"]}, stages)
 
 
-def _apply_late_parts(db: Database[Document], log: change_log.ChangeLog, report: LoadReport) -> None:
-    """Outcomes and disputes whose charge did not change in the range."""
+def _apply_late_parts(db: Database[Document], log: change_log.ChangeLog, report: LoadReport,
+                      known: Mapping[str, str], met: Outcome) -> None:
+    """Outcomes and disputes whose charge did not change in the range; those of a charge put aside are held with it."""
     from pymongo import UpdateOne
 
     for batch in batches(log.late_parts()):
-        done = update_all(db[NAME], [
-            UpdateOne({"_id": key}, [fenced(part, version, {part: value} | ({"status": status} if status else {}))])
-            for part, key, value, version, status in batch])
-        report.read += done
+        done, rules = update_all(db[NAME], [
+            (key, UpdateOne({"_id": key}, [fenced(part, version, {part: value} | ({"status": status} if status else {}))
+                                           ])) for part, key, value, version, status in batch])
+        report.read += len(batch)
         report.updated += done
-        wanted = {key for _, key, _, _, _ in batch}
-        standing = {row["_id"] for row in db[NAME].find({"_id": {"$in": list(wanted)}}, {"_id": 1})}
-        if wanted - standing:
+        standing = {row["_id"]: row["day"] for row in db[NAME].find(
+            {"_id": {"$in": sorted({key for _, key, _, _, _ in batch})}}, {"day": 1})}
+        lost = set()
+        for _part, key, _value, version, _status in batch:
+            before = met.refused.get(key)
+            if key in rules:
+                met.refuse(key, Refused(version, rules[key], standing.get(key, quarantine.UNKNOWN_DAY)))
+            elif key in standing:
+                met.good[key] = max(met.good.get(key, ""), version)
+            elif before is not None:
+                met.refuse(key, Refused(version, before.rule, before.day))
+            elif key in known:
+                met.refuse(key, Refused(version, HELD))
+            else:
+                lost.add(key)
+        if lost:
             raise UnknownChargeError(
-                f"{len(wanted - standing)} outcomes or disputes of this range name charges without a document "
-                f"(first: {min(wanted - standing)}): materialize documents/transactions for the earlier days first")
+                f"{len(lost)} outcomes or disputes of this range name charges without a document "
+                f"(first: {min(lost)}): materialize documents/transactions for the earlier days first")

@@ -123,7 +123,7 @@ def _next(lake: Lake, known: Position | None) -> Manifest | None:
 
 def _apply(conn: psycopg.Connection, lake: Lake, batch: Manifest, known: Position | None) -> dict[str, int]:
     """Bring one batch into the copies; rows changed by table."""
-    changes = {table: part for table in REFERENCE.tables if (part := _changes(lake, batch, table, known)) is not None}
+    changes = {table: part for table in REFERENCE.tables if (part := changes_of(lake, batch, table, known)) is not None}
     changed: dict[str, int] = {}
     for each in COPIES:  # parents first, final values: what a whole transaction left is sound
         if each.origin in changes:
@@ -151,7 +151,7 @@ def _apply(conn: psycopg.Connection, lake: Lake, batch: Manifest, known: Positio
     return changed
 
 
-def _changes(lake: Lake, batch: Manifest, table: str, known: Position | None) -> pa.Table | None:
+def changes_of(lake: Lake, batch: Manifest, table: str, known: Position | None = None) -> pa.Table | None:
     """A table's changes of a batch that lie behind the fence, in commit order; None where there are none."""
     files = [BatchFileOf(batch.seq, file.path, file.sha256) for file in batch.files_of(table)]
     if not files:

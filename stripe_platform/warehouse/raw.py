@@ -27,7 +27,7 @@ from stripe_platform.cdc.daily import Daily, NotContiguousError
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.settings import load_settings
-from stripe_platform.warehouse import raw_tables
+from stripe_platform.warehouse import quarantine, raw_tables
 from stripe_platform.warehouse.raw_copy import copy_rows, with_fence
 from stripe_platform.warehouse.raw_tables import Target
 
@@ -55,6 +55,7 @@ class ApplyReport:
     """What an apply did. `rows`: changes by day; `days`: days applied now; the others stood already.
 
     `unheld`: values that the warehouse's types cannot hold, null there and exact in the lake; PostgreSQL holds all.
+    `quarantined`: keys of the table that are put aside now.
     """
 
     table: str
@@ -64,6 +65,7 @@ class ApplyReport:
     keys: int = 0
     total: int = 0
     unheld: int = 0
+    quarantined: int = 0
     seconds: float = 0.0
 
 
@@ -138,6 +140,7 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
         with conn.transaction():
             conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", run.name)))
     report.total = count(conn, run.name) if run.follower is None else _count_followed(conn, run.follower)
+    report.quarantined = quarantine.counts(conn).get(run.name, 0)
     report.seconds = time.monotonic() - begun
     return report
 
@@ -169,12 +172,13 @@ def create(conn: psycopg.Connection, run: Run) -> None:
             if column not in standing:
                 conn.execute(sql.SQL("alter table {} add column {} {}").format(
                     target.identifier, sql.Identifier(column), sql.SQL(kind)))
-        return
-    conn.execute("select pg_advisory_xact_lock(hashtext('raw'), 0)")
-    raw_tables.prepare(conn)
-    conn.execute(_APPLIED)
-    if run.follower is None:
-        raw_tables.create(conn, raw_tables.declared(run.table))
+    else:
+        conn.execute("select pg_advisory_xact_lock(hashtext('raw'), 0)")
+        raw_tables.prepare(conn)
+        conn.execute(_APPLIED)
+        if run.follower is None:
+            raw_tables.create(conn, raw_tables.declared(run.table))
+    quarantine.prepare(conn)
 
 
 def _applied(conn: psycopg.Connection, table: str) -> dict[dt.date, str]:
@@ -221,18 +225,35 @@ def _apply_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily]) -> 
     return applied
 
 
-def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None) -> int:
-    """Apply changes of a table, which carry their ledger day, in the caller's transaction; keys written."""
+def take(conn: psycopg.Connection, run: Run, changes: pa.Table | None, *, trusting: bool = False) -> int:
+    """Apply changes of a table, which carry their ledger day, in the caller's transaction; keys written.
+
+    Keys that the table refuses are put aside, see `quarantine`. `trusting`: the caller begins again without it
+    when one is refused; that saves the savepoint.
+    """
     conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [run.name])
-    applied = 0
-    for target, part, doomed in run.parts(conn, without_ciphertext(changes)) if changes is not None else ():
-        if isinstance(part, fold.Truncation):
-            _truncate(conn, target, part)
-        elif part.num_rows and target.key:
-            applied += _merge(conn, target, collapsed(target, part), doomed=doomed)
-        elif part.num_rows:
-            applied += _log(conn, target, part)
-    return applied
+    trusting = trusting and not quarantine.entries(conn, run.name)
+    parts = run.parts(conn, without_ciphertext(changes)) if changes is not None else ()
+    return sum(_take_part(conn, target, part, doomed=doomed, trusting=trusting) for target, part, doomed in parts)
+
+
+def _take_part(conn: psycopg.Connection, target: Target, part: pa.Table | fold.Truncation, *, doomed: bool,
+               mend: bool = False, trusting: bool = False) -> int:
+    if isinstance(part, fold.Truncation):
+        _truncate(conn, target, part)
+        quarantine.close_before(conn, target.name, part.fence)
+        return 0
+    if not part.num_rows:
+        return 0
+
+    def write(rows: pa.Table, origins: sql.Identifier | None) -> int:
+        if not target.key:
+            return _log(conn, target, rows)
+        return _merge(conn, target, rows, mend=mend, doomed=doomed, origins=origins)
+
+    if trusting:
+        return write(collapsed(target, part) if target.key else part, None)
+    return quarantine.merge(conn, target, part, write, doomed=doomed)
 
 
 def _mend_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily], standing: Iterable[dt.date]) -> int:
@@ -244,19 +265,12 @@ def _mend_chunk(conn: psycopg.Connection, run: Run, chunk: Sequence[Daily], stan
         # What these changes left out stands in earlier ones; the rows as they stand are not to be trusted.
         earlier = (dailies.read(run.lake, run.table, day) for day in sorted(standing) if day < days[0])
         changes = changes_of(run, [*(d for d in earlier if d is not None), *chunk])
-    parts = [(target, part if isinstance(part, fold.Truncation) or not target.key else collapsed(target, part), gone)
-             for target, part, gone in (run.parts(conn, changes) if changes is not None else ())]
-    made = [part for _target, part, _doomed in parts if isinstance(part, pa.Table)]
+    parts = list(run.parts(conn, changes)) if changes is not None else []
+    made = [collapsed(target, part) if target.key else part
+            for target, part, _doomed in parts if isinstance(part, pa.Table)]
     if parts and len(made) == len(parts):  # rows that a truncation marked have its identity, not a change's
         _remove_strangers(conn, parts[-1][0], days, made)
-    applied = 0
-    for target, part, doomed in parts:
-        if isinstance(part, fold.Truncation):
-            _truncate(conn, target, part)
-        elif part.num_rows and target.key:
-            applied += _merge(conn, target, part, mend=True, doomed=doomed)
-        elif part.num_rows:
-            applied += _log(conn, target, part)
+    applied = sum(_take_part(conn, target, part, doomed=doomed, mend=True) for target, part, doomed in parts)
     _record(conn, run.name, chunk)
     return applied
 
@@ -331,11 +345,12 @@ def _truncate(conn: psycopg.Connection, target: Target, cut: fold.Truncation) ->
         {"e": cut.fence[0], "l": cut.fence[1], "o": cut.fence[2], "d": cut.row["_ledger_day"]})
 
 
-def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False,
-           doomed: bool = False) -> int:
+def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: bool = False, doomed: bool = False,
+           origins: sql.Identifier | None = None) -> int:
     """Put the newest state of each key behind the fence; rows above the highest known key cannot conflict.
 
     `mend`: a state overwrites the row of its own identity too. `doomed`: a truncation takes these rows at once.
+    `origins`: where the values are that states leave out, if not in the table as it stands.
     """
     key, target, applied = table.key, table.identifier, newest.num_rows
     gone = _deleted_unseen(newest, key)
@@ -356,9 +371,8 @@ def _merge(conn: psycopg.Connection, table: Target, newest: pa.Table, *, mend: b
         rows, newest = rows.filter(pc.invert(fresh)), newest.filter(pc.invert(fresh))
     if rows.num_rows:
         stage = _staged(conn, table, rows)
-        origins = [f"_from_{name}" for name in key]
         if pc.any(pending).as_py():
-            _resolve(conn, table.name, stage, target, key, origins, newest.filter(pending), doomed=doomed)
+            _resolve(conn, table.name, stage, origins or target, key, newest.filter(pending), doomed=doomed)
         _upsert(conn, stage, {}, target, key, rows.column_names, mend=mend)
         conn.execute(sql.SQL("drop table {}").format(stage))
     return applied
@@ -442,8 +456,9 @@ def _beyond(conn: psycopg.Connection, target: Target, newest: pa.Table) -> pa.Ar
 
 
 def _resolve(conn: psycopg.Connection, table: str, stage: sql.Identifier, target: sql.Identifier, key: Sequence[str],
-             origins: list[str], pending: pa.Table, *, doomed: bool) -> None:
+             pending: pa.Table, *, doomed: bool) -> None:
     """Fill values that changes left out from the rows as they stand, found under the key they had then."""
+    origins = [f"_from_{name}" for name in key]
     wanted = set(pc.list_flatten(pending[fold.PENDING]).unique().to_pylist())
     lists = pending[fold.PENDING].to_pylist()
     marks = pa.table({name: pending[name] for name in (*key, *origins)} | {

@@ -88,6 +88,7 @@ def _raw(op: str, names: Sequence[str]) -> dg.AssetsDefinition:
                 "rows": sum(by_day.values()), "rows_by_day": dg.MetadataValue.json(by_day),
                 "dagster/row_count": report.total, "days_applied": len(report.days), "keys_changed": report.keys,
                 "values_without_type": report.unheld,
+                "quarantined": report.quarantined,
                 "through_seq": dg.MetadataValue.json({d.isoformat(): n for d, n in report.through_seq.items()}),
                 "seconds": round(time.monotonic() - begun, 3)})
 
@@ -107,7 +108,7 @@ def undated(
             report = _apply(warehouse, opened, name, chain.days_of(name, first_day), chain, config)
             yield dg.MaterializeResult(asset_key=key("raw", name), metadata={
                 "rows": sum(report.rows.values()), "dagster/row_count": report.total, "keys_changed": report.keys,
-                "values_without_type": report.unheld,
+                "values_without_type": report.unheld, "quarantined": report.quarantined,
                 "days_applied": len(report.days), "seconds": round(report.seconds, 3)})
             advance(1)
 

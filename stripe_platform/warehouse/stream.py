@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 
 import psycopg
 import pyarrow as pa
@@ -19,7 +18,7 @@ from resources.lake import Lake
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import gather
 from stripe_platform.cdc.manifest import Chain, Manifest
-from stripe_platform.warehouse import raw
+from stripe_platform.warehouse import quarantine, raw
 
 _STREAMED = """
 create table if not exists raw._streamed (
@@ -46,6 +45,28 @@ def streamed(conn: psycopg.Connection, source: str) -> Streamed:
     return Streamed(*row) if row else Streamed(0)
 
 
+def position(conn: psycopg.Connection, chain: Chain, source: str, first_day: dt.date) -> int:
+    """The last batch that raw holds whole: streamed, or applied by days without a gap."""
+    with conn.transaction():
+        done = streamed(conn, source).seq
+        standing: set[tuple[str, dt.date, str]] = set()
+        if conn.execute("select to_regclass('raw._applied')").fetchone() != (None,):
+            standing = set(conn.execute("select table_name, day, digest from raw._applied").fetchall())
+    whole: dict[tuple[str, dt.date], bool] = {}
+    for manifest, day in zip(chain.manifests, chain.days, strict=True):
+        if manifest.seq <= done:
+            continue
+        if day is None:
+            break
+        for name in {f.table for f in manifest.files} - {name for name, of in whole if of == day}:
+            digest = dailies.digest_of(name, day, dailies.sources_of(chain, name, day, first_day))
+            whole[name, day] = (name, day, digest) in standing
+        if not all(whole[f.table, day] for f in manifest.files):
+            break
+        done = manifest.seq
+    return done
+
+
 class RawStream:
     """Brings a source's batches into raw, in order, each once; begins where days or an earlier stream ended."""
 
@@ -57,31 +78,18 @@ class RawStream:
             conn.execute("create schema if not exists raw")
             conn.execute(_STREAMED)
 
-    def position(self, chain: Chain) -> int:
-        """The last batch that raw holds whole: streamed, or applied by days without a gap."""
-        with self._conn.transaction():
-            done = streamed(self._conn, self._source).seq
-            standing: set[tuple[str, dt.date, str]] = set()
-            if self._conn.execute("select to_regclass('raw._applied')").fetchone() != (None,):
-                standing = set(self._conn.execute("select table_name, day, digest from raw._applied").fetchall())
-        digest = cache(partial(self._digest, chain))  # of a day with many batches it is asked for each
-        for manifest, day in zip(chain.manifests, chain.days, strict=True):
-            if manifest.seq <= done:
-                continue
-            if day is None or any((name, day, digest(name, day)) not in standing
-                                  for name in {f.table for f in manifest.files}):
-                break
-            done = manifest.seq
-        return done
-
-    def _digest(self, chain: Chain, table: str, day: dt.date) -> str:
-        return dailies.digest_of(table, day, dailies.sources_of(chain, table, day, self._first_day))
-
     def take(self, chain: Chain, batches: Sequence[Manifest]) -> int:
         """Apply batches that follow the position, in one transaction; keys written.
 
         Raises what `raw.take` raises.
         """
+        try:
+            return self._take(chain, batches, trusting=True)
+        except quarantine.REFUSALS:
+            self._made.clear()  # what was made went back with the transaction
+            return self._take(chain, batches, trusting=False)
+
+    def _take(self, chain: Chain, batches: Sequence[Manifest], *, trusting: bool) -> int:
         written = 0
         with self._conn.transaction():
             self._conn.execute("select pg_advisory_xact_lock(hashtext('raw'), hashtext(%s))", [f"of:{self._source}"])
@@ -90,7 +98,7 @@ class RawStream:
             if not batches:
                 return 0
             for table in sorted({f.table for m in batches for f in m.files}):
-                written += self._take_table(chain, table, batches)
+                written += self._take_table(chain, table, batches, trusting=trusting)
             last = batches[-1]
             for manifest in batches:
                 if manifest.closes is not None:
@@ -101,16 +109,21 @@ class RawStream:
                 [self._source, last.seq, last.last_commit])
         return written
 
-    def _take_table(self, chain: Chain, table: str, batches: Sequence[Manifest]) -> int:
+    def put_aside(self) -> int:
+        """Keys of any table that raw has put aside."""
+        return sum(quarantine.counts(self._conn).values())
+
+    def _take_table(self, chain: Chain, table: str, batches: Sequence[Manifest], *, trusting: bool) -> int:
         run = raw.run_of(self._lake, chain, table)
         if table not in self._made:
             raw.create(self._conn, run)
             self._made.add(table)
         written = 0
-        for day, files in _by_day(chain, table, batches, self._first_day):
+        for day, files in by_day(chain, table, batches, self._first_day):
             changes = gather(self._lake, table, files, chain)
             written += raw.take(self._conn, run, changes.append_column(
-                "_ledger_day", pa.repeat(pa.scalar(day), changes.num_rows)))
+                "_ledger_day", pa.repeat(pa.scalar(day), changes.num_rows)),
+                trusting=trusting)
         return written
 
     def _rename_day(self, chain: Chain, manifest: Manifest) -> None:
@@ -127,8 +140,8 @@ class RawStream:
                 sql.Identifier("raw", name)), [manifest.closes, expected])
 
 
-def _by_day(chain: Chain, table: str, batches: Sequence[Manifest],
-            first_day: dt.date) -> list[tuple[dt.date, tuple[dailies.Source, ...]]]:
+def by_day(chain: Chain, table: str, batches: Sequence[Manifest],
+           first_day: dt.date) -> list[tuple[dt.date, tuple[dailies.Source, ...]]]:
     """The table's files by ledger day, in order. A day that is open as yet is the one after the last closed."""
     found: dict[dt.date, list[dailies.Source]] = {}
     for manifest in batches:

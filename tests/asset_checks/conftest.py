@@ -136,10 +136,11 @@ def _carry(settings: Settings, stores: Stores) -> None:
     from stripe_platform.cdc.compact import compact_range
     from stripe_platform.cdc.manifest import Chain
     from stripe_platform.cdc.snapshots import snapshot_range
-    from stripe_platform.documents import landing, transactions
+    from stripe_platform.documents import landing, reference_rows, transactions
     from stripe_platform.documents.setup import ensure_collections
     from stripe_platform.features.build import build
     from stripe_platform.keys import OLTP_TABLES, UNDATED
+    from stripe_platform.reference.database import REFERENCE
     from stripe_platform.simulation.feed import SimulatedFeed
     from stripe_platform.simulation.world import Options
     from stripe_platform.warehouse import raw
@@ -169,5 +170,6 @@ def _carry(settings: Settings, stores: Stores) -> None:
     with stores.mongo() as database:
         ensure_collections(database)
         transactions.load(database, lake, DAYS)
+        reference_rows.load(database, REFERENCE.lake(settings, lake))
         for name in ("sessions", "customer_feedback"):
             landing.load(database, settings.landing, name, DAYS)
