@@ -21,6 +21,7 @@ from typing import Any
 from resources.lake import Lake, open_lake
 from stripe_platform import keys
 from stripe_platform.cdc import manifest
+from stripe_platform.cdc.canary import emit
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureReport, Following, capture
 from stripe_platform.cdc.manifest import Chain, Manifest
 from stripe_platform.cdc.source import OLTP
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 EVERY = 0.2  # seconds a commit may wait for its batch
 AT_ONCE = 200  # batches of one transaction while a store catches up
 BACKOFF = (0.5, 1.0, 2.0, 5.0)  # seconds after the first, second, ... failure of a store
+CANARY = 5.0  # seconds between canaries
 WAKE = 0.5  # seconds after which an idle store looks whether it is over
 SPREAD = 11  # instants at which a batch's commits are taken to have come
 REMEMBERED = 10_000  # batches whose times are kept for the report
@@ -110,7 +112,8 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     copied = _Passed()
     served = threading.Thread(target=_carry, args=(partial(_Served, settings, root, report), copied, report))
     copies = threading.Thread(target=_copy_reference, args=(settings, root, stop, report, every, copied.put))
-    for thread in (*stores, served, copies):
+    canaries = threading.Thread(target=_sing, args=(settings, root, stop, report))
+    for thread in (*stores, served, copies, canaries):
         thread.start()
     try:
         report.captured = capture(settings, lake=root, wait_seconds=5.0,
@@ -118,6 +121,7 @@ def follow(settings: Settings, *, stop: threading.Event, every: float = EVERY,
     finally:
         stop.set()
         copies.join()
+        canaries.join()
         for passed, store in zip((copied, landed, in_raw), (served, *stores), strict=True):
             passed.ended.set()
             store.join()
@@ -286,6 +290,16 @@ class _Served(_Store):
         from stripe_platform.documents import quarantine
 
         return quarantine.count(self._db, *keys.SERVED)
+
+
+def _sing(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport) -> None:
+    """A canary every few seconds: a hole in the log shows by its number, and an idle slot moves on."""
+    while not stop.wait(CANARY):
+        try:
+            emit(settings, OLTP, lake)
+        except Exception:  # the source is away, which the capture will tell
+            report.failures["canary"] = report.failures.get("canary", 0) + 1
+            log.exception("no canary could be written; the next one is due in %s s", CANARY)
 
 
 def _copy_reference(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport, every: float,

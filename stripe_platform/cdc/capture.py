@@ -430,8 +430,8 @@ class Drain:
         self.report.reached_end = True
 
     def _pass_idle_log(self, stream: Messages, seen: int) -> bool:
-        """Acknowledge log that no batch names, in steps, so that the server may remove it."""
-        if seen - self.durable_lsn < IDLE_STEP:
+        """Acknowledge log that no batch names, in steps, so that the server may remove it; a canary is a step."""
+        if seen - self.durable_lsn < IDLE_STEP and self.canaries == self.recorded:
             return False
         self._step(stream, seen)
         return True

@@ -19,10 +19,12 @@ from asset_checks.judge import ROWS, judge
 from asset_checks.stores import Stores
 from asset_checks.suites import documents as document_checks
 from asset_checks.suites import raw as raw_checks
+from resources.lake import Lake, open_lake
 from resources.mongo import MongoResource
 from resources.warehouse import connect_postgres
 from stripe_platform import put_aside, streaming
-from stripe_platform.cdc.capture import capture
+from stripe_platform.cdc.canary import gaps
+from stripe_platform.cdc.capture import capture, waiting_canaries
 from stripe_platform.cdc.compact import compact_range
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.snapshots import snapshot_range
@@ -281,3 +283,16 @@ def test_a_store_that_is_away_is_caught_up_and_landing_goes_on(shop: Shop, monke
     assert report.failures["documents"] >= 1
     assert "raw" not in report.failures
     assert differing(shop.settings) == []
+
+
+def test_canaries_arrive_one_after_the_other_while_it_follows(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is changed: they alone move the slot."""
+    monkeypatch.setattr(streaming, "CANARY", 0.2)
+    lake = open_lake(shop.settings)
+    with followed(shop.settings):
+        soon(lambda: sum(last - first + 1 for first, last in arrived(lake)) >= 3, True)
+    assert gaps(Chain.load(lake), waiting_canaries(lake)) == []
+
+
+def arrived(lake: Lake) -> list[tuple[int, int]]:
+    return [*(each for batch in Chain.load(lake).manifests for each in batch.canaries), *waiting_canaries(lake)]
