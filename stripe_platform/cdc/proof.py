@@ -101,7 +101,9 @@ class Verified:
 
 
 def verified(lake: Lake) -> dict[str, dict[str, Any]]:
-    """By table: `verified_through` (log position), `at`, `rows`, and `differs_at` where a later proof failed."""
+    """By table: `verified_through` (log position), `at`, `rows`, `whole_through` (every row was compared, not only those
+    changed since), and `differs_at` where a later proof failed.
+    """
     return json.loads(lake.read(VERIFIED)) if lake.size(VERIFIED) is not None else {}
 
 
@@ -109,7 +111,7 @@ def standing(lake: Lake) -> dict[str, Verified]:
     """Tables whose last proof held, as far as a next one may build on it."""
     return {table: Verified(lsn_int(facts["verified_through"]), facts["epoch"], facts["xmin"],
                             dt.datetime.fromisoformat(facts["whole_at"]))
-            for table, facts in verified(lake).items() if "whole_at" in facts and "differs_at" not in facts}
+            for table, facts in verified(lake).items() if "whole_through" in facts and "differs_at" not in facts}
 
 
 def publish(lake: Lake, proof: Proof) -> None:
@@ -120,7 +122,8 @@ def publish(lake: Lake, proof: Proof) -> None:
         if not table.equal:
             known[table.table] = before | {"differs_at": proof.lsn}
             continue
-        whole_at = proof.at if table.keys is None else before["whole_at"]
+        whole = {"whole_at": proof.at, "whole_through": proof.lsn} if table.keys is None else {
+            name: before[name] for name in ("whole_at", "whole_through")}
         known[table.table] = {"verified_through": proof.lsn, "at": proof.at, "rows": table.total,
-                              "epoch": proof.epoch, "xmin": proof.xmin, "whole_at": whole_at}
+                              "epoch": proof.epoch, "xmin": proof.xmin, **whole}
     lake.put(VERIFIED, canonical(known))

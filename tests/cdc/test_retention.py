@@ -169,7 +169,7 @@ def refused(store) -> str:
 
 @pytest.mark.parametrize(("spoil", "sentence"), [
     ({}, "accounts is not verified up to the end of 2026-06-01"),
-    ({"accounts": {"verified_through": "0/1"}}, "accounts is not verified up to the end of 2026-06-01"),
+    ({"accounts": {"whole_through": "0/1"}}, "accounts is not verified up to the end of 2026-06-01"),
     ({"accounts": {"epoch": ""}}, "accounts is not verified up to the end of 2026-06-01"),
     ({"currencies": {"differs_at": "0/9"}}, "currencies differs from its source since 0/9"),
 ])
