@@ -101,8 +101,8 @@ class Verified:
 
 
 def verified(lake: Lake) -> dict[str, dict[str, Any]]:
-    """By table: `verified_through` (log position), `at`, `rows`, `whole_through` (where every row was compared, not just
-    those changed since), and `differs_at` where a later proof failed.
+    """By table: `verified_through` (log position), `at`, `rows`, `whole_through` (up to where every row was compared,
+    not only those changed since), and `differs_at` where a later proof failed.
     """
     return json.loads(lake.read(VERIFIED)) if lake.size(VERIFIED) is not None else {}
 
