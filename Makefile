@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/stripe-platform
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui bench test test-users test-ui test-faults test-volume test-peers peers lint lint-style lint-types lint-floors lint-sql lock clean
+.PHONY: help setup demo ui bench test test-log test-users test-ui test-faults test-volume test-peers peers lint lint-style lint-types lint-floors lint-sql lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,7 +45,10 @@ lint-sql:
 	$(VENV)/bin/sqlfluff lint dbt_project/models dbt_project/macros
 
 test: lint  ## lint gates, every test, the pipeline as users run it
-	$(VENV)/bin/python -m pytest -m "not faults and not volume and not ui and not users and not peers" -n 2 --dist loadfile --durations 12
+	$(VENV)/bin/python -m pytest -m "not log and not faults and not volume and not ui and not users and not peers" -n 2 --dist loadfile --durations 12
+
+test-log: $(READY)  ## the change log case by case: types, keys, schemas, kills, retention, both warehouses
+	$(VENV)/bin/python -m pytest -m "log and not volume" -n 2 --dist loadfile
 
 test-users: $(READY)  ## what users do after the first demo: again, by dg, with a file of their own
 	$(VENV)/bin/python -m pytest -m users -n 2 --dist loadfile

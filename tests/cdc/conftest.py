@@ -23,3 +23,14 @@ def source(oltp: Settings, lake, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def store(source: Settings) -> LocalLake:
     return LocalLake(Path(source.lake))
+
+
+# The change log's long histories, by file: CI runs them as a step of their own, beside `make test`.
+LOG = ("test_kill", "test_raw_contract", "test_raw_quarantine", "test_retention", "test_sealing")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE) and (item.path.stem in LOG or item.path.parent.name == "cases"):
+            item.add_marker(pytest.mark.log)
