@@ -172,6 +172,11 @@ def refuse_a_foreign_slot(epoch: Epoch, state: SlotState, durable_lsn: int) -> N
             f" {lsn_text(durable_lsn)}: the stretch between is lost; start with an empty lake and warehouse")
 
 
+# Seconds. A reader that sleeps on the socket is woken by every message, which costs the walsender a third of its speed:
+# 62,000 changes/s became 85,000.
+GATHER = 0.001
+
+
 class Stream:
     """The copy-both stream of one slot: messages in, acknowledgements out."""
 
@@ -210,9 +215,13 @@ class Stream:
         return f" (SQLSTATE {code.decode()})" if code else ""
 
     def wait(self, seconds: float) -> None:
-        """Sleep until the server sends or the time is over."""
-        if select.select([self._pgconn.socket], [], [], seconds)[0]:
-            self._pgconn.consume_input()
+        """Take what the server sent; where it has sent nothing, let some gather, or sleep until the time is over."""
+        sockets = [self._pgconn.socket]
+        if not select.select(sockets, [], [], 0)[0]:
+            time.sleep(min(GATHER, seconds))
+            if not select.select(sockets, [], [], max(0.0, seconds - GATHER))[0]:
+                return
+        self._pgconn.consume_input()
 
     def status(self, durable_lsn: int, *, ask: bool = False) -> None:
         """Acknowledge what is durable; with `ask` the server answers at once with how far it has read."""
