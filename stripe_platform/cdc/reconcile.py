@@ -20,7 +20,7 @@ from resources.lake import Lake
 from stripe_platform import progress
 from stripe_platform.cdc import catalogue
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureError, capture, durable_position
-from stripe_platform.cdc.compare import Comparison, Subject
+from stripe_platform.cdc.compare import Comparison, Subject, in_memory
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 from stripe_platform.cdc.proof import Proof, Verified, publish, standing
@@ -52,17 +52,17 @@ def reconcile(settings: Settings, *, source: Source = OLTP, lake: Lake | None = 
         proof = Proof(source.name, lsn_text(frozen.lsn), at.isoformat(timespec="seconds"),
                       chain.manifests[-1].epoch if chain.manifests else "", frozen.xmin)
         with progress.stage(f"compare {source.name} with its log", len(wanted)) as advance, \
-                ThreadPoolExecutor(1) as pool:
+                ThreadPoolExecutor(1) as pool, in_memory() as duck:
             waiting: Comparison | None = None
             for each in sorted(wanted, key=lambda each: each.name):
                 comparison = Comparison(lake, chain, settings.first_day, each, frozen.lsn, proven.get(each.name))
                 comparison.begin(frozen.reader, pool)  # the source never waits for the log's side
                 if waiting is not None:
-                    proof.tables.append(waiting.end(frozen.reader))
+                    proof.tables.append(waiting.end(frozen.reader, duck))
                     advance(1)
                 waiting = comparison
             if waiting is not None:
-                proof.tables.append(waiting.end(frozen.reader))
+                proof.tables.append(waiting.end(frozen.reader, duck))
                 advance(1)
     proof.seconds = time.monotonic() - begun
     publish(lake, proof)
