@@ -71,6 +71,8 @@ class Comparison:
         self.proof = TableProof(subject.name)
         self._asked: Asked | None = None
         self._source: Future[Any] | None = None
+        undescribed = not catalogue.is_declared(chain, subject.name) and subject.name not in catalogue.tables(chain)
+        self._undescribed = subject if undescribed else None  # no change of it was ever captured
         try:
             self._asked = self._ask(lake, chain, first_day, subject, lsn, since)
         except ChainError as error:
@@ -98,6 +100,9 @@ class Comparison:
 
     def end(self, reader: psycopg.Connection, duck: duckdb.DuckDBPyConnection) -> TableProof:
         """The log's side, then what differs. `duck`: of `in_memory`, for all tables: to open one takes 30 ms."""
+        if self._undescribed is not None:
+            self.proof.rows = _rows_of(reader, self._undescribed)
+            self.proof.problem = self.proof.problem if self.proof.rows else None
         if self._asked is None or self._source is None:
             return self.proof
         asked, self._asked = self._asked, None
@@ -180,8 +185,7 @@ def _changed_rows(reader: psycopg.Connection, asked: Asked) -> tuple[list[tuple[
     rows = reader.execute(statement.encode(), [*keys, str(asked.since.xmin % 2**32)]).fetchall()
     if len(rows) == 2 * MOST_KEYS:
         return None
-    total = reader.execute(f"select count(*) from {_table(asked)}{_where(asked)}".encode()).fetchone()  # noqa: S608
-    return rows, int(total[0]) if total else 0
+    return rows, _rows_of(reader, asked.subject)
 
 
 def _source_buckets(reader: psycopg.Connection, asked: Asked) -> dict[int, Bucket]:
@@ -202,7 +206,17 @@ def _table(asked: Asked) -> str:
 
 
 def _where(asked: Asked) -> str:
-    return f" where ({asked.subject.condition})" if asked.subject.condition else ""
+    return _filter(asked.subject)
+
+
+def _filter(subject: Subject) -> str:
+    return f" where ({subject.condition})" if subject.condition else ""
+
+
+def _rows_of(reader: psycopg.Connection, subject: Subject) -> int:
+    query = f"select count(*) from {subject.identifier.as_string()}{_filter(subject)}"  # noqa: S608
+    row = reader.execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _texts(key: Sequence[str], texts: Mapping[str, str]) -> tuple[str, str]:

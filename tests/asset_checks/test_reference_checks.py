@@ -125,3 +125,16 @@ def test_what_a_proof_captured_is_copied_too(copied: Settings):
         write.put_regions(conn, [{"code": "EMEA", "name": "Renamed"}])
     assert judge(PROOFS["regions"], Stores.of_settings(), [WHOLE])[0].outcome == "passed"
     assert verdict(NAMED["reference/currencies"]).outcome == "passed"
+
+
+def test_an_empty_table_that_no_change_ever_described_is_equal_and_one_with_rows_is_not(both: Settings):
+    prepare(both)
+    sync(both)
+    assert judge(PROOFS["products"], Stores.of_settings(), [WHOLE])[0].outcome == "passed"
+    with psycopg.connect(both.need("reference_owner_dsn"), autocommit=True) as owner:
+        owner.execute(f"alter publication {both.reference_publication} drop table reference.exchange_rates")
+        with connect(both) as conn:
+            write.put_rates(conn, [{"day": "2026-06-01", "from_currency": "usd", "to_currency": "eur", "rate": "0.9"}])
+        owner.execute(f"alter publication {both.reference_publication} add table reference.exchange_rates")
+    (verdict,) = judge(PROOFS["exchange_rates"], Stores.of_settings(), [WHOLE])
+    assert (verdict.outcome, "no_unreadable_logs" in verdict.reasons) == ("failed", True)
