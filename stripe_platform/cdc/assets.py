@@ -117,6 +117,7 @@ def _compacted(op: str, names: Sequence[str], deps: Deps, *,
         name=op, can_subset=True, partitions_def=DAILY, backfill_policy=SINGLE_RUN,
         specs=_specs("cdc", names, "its changes of one ledger day, sorted by key, in commit order within a key.", deps))
     def compacted(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult]:
+        """Make the days' files of the selected tables from their batches."""
         days, begun = days_of(context), time.monotonic()
         if captures:
             _capture_until(lake, days[-1])

@@ -32,7 +32,7 @@ DAYS = 42  # ledger days that are drawn
 @dataclass(frozen=True)
 class Sample:
     """One look. Seconds and bytes behind the source, bytes of log it keeps for us, changes a second while reading;
-    `refused`: values kept as text and rows put aside so far.
+    `kept_as_text`: values so far that no typed column holds.
     """
 
     at: str
@@ -40,7 +40,7 @@ class Sample:
     unacknowledged_bytes: int
     kept_bytes: int
     changes_per_second: float
-    refused: int
+    kept_as_text: int
 
 
 def samples(lake: Lake) -> list[Sample]:
@@ -93,7 +93,7 @@ def picture(seen: Sequence[Sample], by_day: Mapping[dt.date, int], proofs: Mappi
     seen = seen[::-max(1, len(seen) // DOTS)][::-1]
     times = [date2num(dt.datetime.fromisoformat(each.at)) for each in seen]
     _lines(lag, times, {"seconds behind": [s.seconds_behind for s in seen],
-                        "refused or kept as text": [float(s.refused) for s in seen]}, "lag in seconds, rows refused")
+                        "values kept as text": [float(s.kept_as_text) for s in seen]}, "lag in seconds, values kept as text")
     _lines(log, times, {"not acknowledged": [s.unacknowledged_bytes / 2**20 for s in seen],
                         "kept by the server": [s.kept_bytes / 2**20 for s in seen]}, "log in MB")
     rate = max((s.changes_per_second for s in seen), default=0.0)

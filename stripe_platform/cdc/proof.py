@@ -50,13 +50,16 @@ class TableProof:
 
 @dataclass
 class Proof:
-    """Level C of one source at one position of one epoch. `xmin`: the oldest transaction that was open then."""
+    """Level C of one source at one position of one epoch. `xmin`: the oldest transaction that was open then;
+    `retakes`: whether its tables can be taken anew.
+    """
 
     source: str
     lsn: str
     at: str
     epoch: str = ""
     xmin: int = 0
+    retakes: bool = False
     tables: list[TableProof] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -70,22 +73,25 @@ class Proof:
 
     def problems(self) -> list[str]:
         """One sentence for each table that differs."""
-        return [_sentence(table, self.lsn) for table in self.tables if not table.equal]
+        return [self._sentence(table) for table in self.tables if not table.equal]
+
+    def _sentence(self, proof: TableProof) -> str:
+        if proof.problem:
+            return f"{proof.table}: {proof.problem}"
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(proof.counts.items()))
+        named = ", ".join(f"{d.key} ({d.kind})" for d in proof.differences[:3])
+        remedy = "restore the lake from a backup, or start with an empty lake and warehouse"
+        if self.retakes:
+            again = f"cdc snapshot --source {self.source} --table {proof.table}"
+            remedy = f"take the table anew with `stripe-platform {again}`"
+        return (f"{proof.table}: the log's fold differs from the source at {self.lsn} in {counts}; first {named}:"
+                f" {remedy}")
 
     def as_json(self) -> Mapping[str, Any]:
         """The proof as one object; of tables that are equal only the rows."""
         return {"source": self.source, "lsn": self.lsn, "at": self.at, "equal": self.equal, "rows": self.rows,
                 "seconds": round(self.seconds, 3), "problems": self.problems(),
                 "tables": {t.table: {"rows": t.rows} if t.equal else asdict(t) for t in self.tables}}
-
-
-def _sentence(proof: TableProof, lsn: str) -> str:
-    if proof.problem:
-        return f"{proof.table}: {proof.problem}"
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(proof.counts.items()))
-    named = ", ".join(f"{d.key} ({d.kind})" for d in proof.differences[:3])
-    return (f"{proof.table}: the log's fold differs from the source at {lsn} in {counts}; first {named}: take the table"
-            f" anew with `stripe-platform cdc snapshot --table {proof.table}`")
 
 
 @dataclass(frozen=True)

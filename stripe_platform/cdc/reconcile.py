@@ -26,6 +26,7 @@ from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 from stripe_platform.cdc.proof import Proof, Verified, publish, standing
 from stripe_platform.cdc.slot import OPTIONS, replication
 from stripe_platform.cdc.source import OLTP, Source
+from stripe_platform.cdc.sources import ConfiguredSource
 from stripe_platform.settings import Settings
 
 PATIENCE = 60.0  # seconds for another capture to pass the position
@@ -50,7 +51,8 @@ def reconcile(settings: Settings, *, source: Source = OLTP, lake: Lake | None = 
         wanted = [each for each in _published(frozen.reader, source, settings)
                   if each.name in known and (tables is None or each.name in tables)]
         proof = Proof(source.name, lsn_text(frozen.lsn), at.isoformat(timespec="seconds"),
-                      chain.manifests[-1].epoch if chain.manifests else "", frozen.xmin)
+                      chain.manifests[-1].epoch if chain.manifests else "", frozen.xmin,
+                      retakes=isinstance(source, ConfiguredSource))
         with progress.stage(f"compare {source.name} with its log", len(wanted)) as advance, \
                 ThreadPoolExecutor(1) as pool, in_memory() as duck:
             waiting: Comparison | None = None

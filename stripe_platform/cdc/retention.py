@@ -109,7 +109,7 @@ def _refuse(lake: Lake, chain: Chain, day: dt.date, first_day: dt.date) -> None:
         facts = known.get(table, {})
         if "differs_at" in facts:
             raise RetentionError(f"{table} differs from its source since {facts['differs_at']}, so the batches of {day}"
-                                 " stay: take the table anew, then run `stripe-platform cdc verify`")
+                                 " stay: `stripe-platform cdc verify` names the rows and the remedy")
         through = (facts.get("epoch", ""), lsn_int(facts.get("whole_through", "0/0")))
         if through < (closing.epoch, closing.to_lsn):
             raise RetentionError(f"{table} is not verified up to the end of {day}, {lsn_text(closing.to_lsn)}: run"

@@ -130,7 +130,6 @@ def certified(
         again = " with config reapply: true" if asset.startswith("raw/") else ""
         remedy = f"mend the data or the check, materialize {asset} and its checks for that day{again}, then repeat"
         if check == PROVEN:
-            remedy = ("name the rows with `stripe-platform cdc verify`, take the table anew with `stripe-platform cdc"
-                      " snapshot`, then judge again")
+            remedy = "`stripe-platform cdc verify` names the rows and the remedy; judge again after it"
     more = f" ({refused - 1} more refused)" if refused > 1 else ""
     raise UncertifiedInputError(f"{what} is not certified: {reason}{more}; {remedy}")
