@@ -93,7 +93,7 @@ def picture(seen: Sequence[Sample], by_day: Mapping[dt.date, int], proofs: Mappi
     seen = seen[::-max(1, len(seen) // DOTS)][::-1]
     times = [date2num(dt.datetime.fromisoformat(each.at)) for each in seen]
     _lines(lag, times, {"seconds behind": [s.seconds_behind for s in seen],
-                        "values kept as text": [float(s.kept_as_text) for s in seen]}, "lag in seconds, values kept as text")
+                        "values kept as text": [float(s.kept_as_text) for s in seen]}, "lag; values kept as text")
     _lines(log, times, {"not acknowledged": [s.unacknowledged_bytes / 2**20 for s in seen],
                         "kept by the server": [s.kept_bytes / 2**20 for s in seen]}, "log in MB")
     rate = max((s.changes_per_second for s in seen), default=0.0)
