@@ -231,8 +231,10 @@ def _operation(told: Any) -> str:
 def _stamp(source: Mapping[str, Any], place: Mapping[str, Any] | None) -> Stamp:
     sequence = json.loads(source.get("sequence") or "[]")
     previous = int(sequence[0]) if sequence and sequence[0] is not None else None
-    return Stamp(int(source.get("txId") or 0), int(source.get("lsn") or 0),
-                 int(place["total_order"]) if place else None,
+    order = int(place["total_order"]) if place else None
+    if order is not None and not 0 < order < 1 << 63:
+        raise RefusedError("total_order is no place in a transaction: count from 1, as the connector does")
+    return Stamp(int(source.get("txId") or 0), int(source.get("lsn") or 0), order,
                  int(source.get("ts_us") or int(source["ts_ms"]) * 1000), previous)
 
 

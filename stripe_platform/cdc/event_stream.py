@@ -17,7 +17,8 @@ from stripe_platform.cdc.catalogue import TableVersion
 from stripe_platform.cdc.debezium import Boundary, Change, Reader, Record, RefusedError
 from stripe_platform.cdc.manifest import canonical
 from stripe_platform.cdc.slot import CaptureError
-from stripe_platform.cdc.transactions import Assembler, GapError, Refused, Transaction
+from stripe_platform.cdc.spool import Spool
+from stripe_platform.cdc.transactions import Assembler, GapError, Refused, Transaction, message_of
 
 Order = Literal["total", "per key only"]
 QUARANTINE = "cdc/quarantine"
@@ -42,7 +43,8 @@ class EventStream:
     def __init__(self, deliveries: Deliveries, reader: Reader, lake: Lake, *, durable_lsn: int, last_ts_us: int,
                  order: Order | None) -> None:
         self.deliveries, self.reader, self.lake, self.order = deliveries, reader, lake, order
-        self.assembler = Assembler(durable_lsn, last_ts_us)
+        self._spool = Spool(lake.scratch())
+        self.assembler = Assembler(self._spool, durable_lsn, last_ts_us)
         self.refused = 0  # of the whole run
         self.skipped = 0  # tombstones, heartbeats and logical messages
         self._seq, self._lsn, self._batch_refused = 0, durable_lsn, list[Refused]()
@@ -86,6 +88,10 @@ class EventStream:
         """Where the lake's batches end: repeats the commit that a crash may have kept back."""
         self._seq, self._next, self._settled = seq, dict(positions), positions or None
 
+    def close(self) -> None:
+        """Let go of what waited: it is read again."""
+        self._spool.close()
+
     def reason(self) -> str:
         """Events end where the input does."""
         return ""
@@ -111,6 +117,7 @@ class EventStream:
             return
         try:
             found = self.reader.read(record)
+            message = message_of(found) if isinstance(found, Change) else None
         except RefusedError as error:
             refused = Refused(record, str(error))
             if error.stamp is not None and error.stamp.order is not None:
@@ -126,13 +133,13 @@ class EventStream:
             self.assembler.boundary(record, found)
         elif found.stamp.order is not None:
             self._decide("total", record)
-            self.assembler.event(record, found.stamp, found)
+            self.assembler.event(record, found.stamp, found, message)
         elif found.snapshot and self.order == "total":
             raise CaptureError(f"{record.place} at {record.offset}: rows of a snapshot have no place in the log: set"
                                " snapshot.mode=no_data, and take the first copy with our own snapshot")
         else:
             self._decide("per key only", record)
-            self._single.append((record, Transaction(found.stamp.xid, 0, found.stamp.ts_us, [found], [])))
+            self._single.append((record, Transaction.of_one(found, message)))
 
     def _decide(self, order: Order, record: Record) -> None:
         if self.order is None:
@@ -176,24 +183,16 @@ class EventStream:
         """One transaction as the server would send it; what it refused goes to the quarantine of its batch."""
         self._refuse(transaction.refused)
         self._lsn = transaction.lsn
-        rows = [c for c in transaction.changes if c.version is not None]
-        self.skipped += len(transaction.changes) - len(rows)
+        self.skipped += transaction.unlanded
         yield pgwire.begin(transaction.commit_lsn, transaction.ts_us, transaction.xid)
-        for change in rows:
-            yield from self._change(change)
+        for version, message in transaction.changes:
+            name = (version.schema, version.table)
+            told = self._told.get(name)
+            if told is not version and told != version:
+                yield from pgwire.relation(version.oid, version)
+            self._told[name] = version
+            yield message
         yield pgwire.commit(transaction.commit_lsn, transaction.lsn, transaction.ts_us)
-
-    def _change(self, change: Change) -> Iterator[bytes]:
-        assert change.version is not None  # noqa: S101 - logical messages were left out
-        name = (change.version.schema, change.version.table)
-        oid = change.version.oid
-        if self._told.get(name) != change.version:
-            self._told[name] = change.version
-            yield from pgwire.relation(oid, change.version)
-        if change.op == "t":
-            yield pgwire.truncate(oid)
-        else:
-            yield pgwire.change(change.op, oid, change.cells, change.old)
 
     def _write_quarantine(self, seq: int) -> int:
         """Records refused since the last batch: place, rule and remedy; the record itself stays where it was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 from resources.lake import Lake
@@ -64,7 +65,7 @@ def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], 
             durable_lsn=last.to_lsn if last else epoch.consistent_lsn, last_ts_us=_microseconds(last))
         events.begin(last.seq if last else 0, standing["positions"])
         drain = Drain(settings, lake, epoch, None, None, source, describe=_describer(events), sealer=sealer)
-        with progress_bar(source) as advance:
+        with closing(events), progress_bar(source) as advance:
             drain.run(events, 0, advance)
     report = IntakeReport(**vars(drain.report))
     report.order, report.refused, report.skipped = events.order, events.refused, events.skipped

@@ -17,7 +17,7 @@ from stripe_platform.cdc.debezium import Record
 from stripe_platform.cdc.replay import Event
 from stripe_platform.cdc.transactions import Refused
 
-AT_ONCE = 5_000  # records handed over in one go
+AT_ONCE, AT_ONCE_BYTES = 5_000, 8 << 20  # handed over in one go: records, and about so much of them
 
 
 class Files:
@@ -28,7 +28,13 @@ class Files:
         self._ended = False
 
     def poll(self, seconds: float) -> list[Record | Refused]:  # noqa: ARG002 - files are there or not
-        found = list(islice(self._records, AT_ONCE))
+        found: list[Record | Refused] = []
+        size = 0
+        for length, record in islice(self._records, AT_ONCE):
+            found.append(record)
+            size += length
+            if size > AT_ONCE_BYTES:
+                break
         self._ended = not found
         return found
 
@@ -39,7 +45,7 @@ class Files:
         """The manifest keeps them; a file needs to know nothing."""
 
     @staticmethod
-    def _read(files: list[tuple[Path, str]], positions: dict[str, int]) -> Iterator[Record | Refused]:
+    def _read(files: list[tuple[Path, str]], positions: dict[str, int]) -> Iterator[tuple[int, Record | Refused]]:
         done: set[str] = set()
         for path, place in files:
             if place in done:
@@ -48,7 +54,7 @@ class Files:
             with _open(path) as lines:
                 for number, line in enumerate(lines):
                     if number >= positions.get(place, 0) and line.strip():
-                        yield _record(place, number, line)
+                        yield len(line), _record(place, number, line)
 
 
 def write(path: Path, events: Iterable[Event]) -> int:

@@ -17,7 +17,8 @@ from stripe_platform.cdc.slot import CaptureError
 from stripe_platform.cdc.transactions import Refused
 
 GROUP = "stripe_platform"
-AT_ONCE = 5_000  # records handed over in one go
+AT_ONCE, AT_ONCE_BYTES = 5_000, 8 << 20  # handed over in one go: records, and about so much of them
+BITE = 100  # taken from the client at once: a record may be as large as the broker lets it
 IDLE_SECONDS = 3.0  # nothing for that long: everything has been read. Not by watermarks: some brokers' lag behind
 ANSWER_SECONDS = 20.0
 
@@ -49,14 +50,20 @@ class Topics:
             TopicPartition(name, n, positions.get(f"{name}/{n}", OFFSET_BEGINNING)) for name, n in places])
 
     def poll(self, seconds: float) -> list[Record | Refused]:
-        found, begun = [], time.monotonic()
-        for message in self._consumer.consume(AT_ONCE, seconds):
-            error = message.error()
-            if error is not None:
-                raise CaptureError(f"{message.topic()}/{message.partition()} cannot be read"
-                                   f" ({error.name()}): the broker no longer has what comes after the last"
-                                   " batch; begin a lake of its own, or raise the topics' retention")
-            found.append(_record(message))
+        found: list[Record | Refused] = []
+        begun, size = time.monotonic(), 0
+        while len(found) < AT_ONCE and size < AT_ONCE_BYTES:
+            messages = self._consumer.consume(BITE, 0.0 if found else seconds)
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    raise CaptureError(f"{message.topic()}/{message.partition()} cannot be read"
+                                       f" ({error.name()}): the broker no longer has what comes after the last"
+                                       " batch; begin a lake of its own, or raise the topics' retention")
+                found.append(_record(message))
+                size += len(message)
+            if len(messages) < BITE:
+                break
         # Only time spent waiting counts: between two polls a large transaction may have been landed.
         self._idle = 0.0 if found else self._idle + time.monotonic() - begun
         return found

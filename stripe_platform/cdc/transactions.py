@@ -7,10 +7,14 @@ What a restarted connector delivers again is recognised by its END, which lies b
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stripe_platform.cdc.debezium import Boundary, Change, Record, Stamp
+from stripe_platform.cdc import pgwire
+from stripe_platform.cdc.debezium import Boundary, Change, Record, RefusedError, Stamp
+from stripe_platform.cdc.spool import Held, Orders, Spool, Told
 
 REMEMBERED = 100_000  # transactions whose late duplicates are still recognised by number
 
@@ -26,39 +30,85 @@ class Refused:
     record: Record
     rule: str
 
+    def __post_init__(self) -> None:
+        """Only its place is told; a value may be large."""
+        self.record = dataclasses.replace(self.record, key=None, value=None)
+
 
 @dataclass
 class Transaction:
-    """All of one transaction: its changes in order; `lsn`: where its commit ends; `commit_lsn`: where it begins."""
+    """All of one transaction: its changes in order, to be gone through once; `lsn`: where its commit ends.
+
+    `begins`: where the commit begins, as far as an event told; `unlanded`: events that are no change of a row.
+    """
 
     xid: int
     lsn: int
     ts_us: int
-    changes: list[Change]
+    changes: Iterable[Told]
     refused: list[Refused]
+    begins: int | None = None
+    unlanded: int = 0
 
     @property
     def commit_lsn(self) -> int:
-        own = next((c.commit_lsn for c in self.changes if c.commit_lsn is not None), None)
         # An END tells where the commit record ends; its last byte stands for it, between this commit and the next.
-        return self.lsn - 1 if own is None else own
+        return self.lsn - 1 if self.begins is None else self.begins
+
+    @classmethod
+    def of_one(cls, change: Change, message: bytes | None) -> Transaction:
+        """A change that nothing ties to others."""
+        told = [] if message is None or change.version is None else [(change.version, message)]
+        return cls(change.stamp.xid, 0, change.stamp.ts_us, told, [], change.commit_lsn, 1 - len(told))
 
 
-@dataclass
+def message_of(change: Change) -> bytes | None:
+    """A row's change as the server's stream has it, None for what is no row; `RefusedError` for text that is none."""
+    if change.version is None:
+        return None
+    if change.op == "t":
+        return pgwire.truncate(change.version.oid)
+    try:
+        return pgwire.change(change.op, change.version.oid, change.cells, change.old)
+    except UnicodeEncodeError:
+        refused = RefusedError(f"an event of {change.version.qualified} holds half a character (a lone surrogate): the"
+                               " source cannot have written it, look at the converter")
+        refused.stamp = change.stamp
+        raise refused from None
+
+
+@dataclass(slots=True)
 class _Open:
-    changes: dict[int, Change] = field(default_factory=dict)
+    held: Held = field(default_factory=Held)
+    orders: Orders = field(default_factory=Orders)
     refused: dict[int, Refused] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)  # first offset by place
     previous: int | None = None
+    ts_us: tuple[int, int] | None = None  # of the first change: (order, time)
+    begins: tuple[int, int] | None = None  # of the first that told: (order, where the commit begins)
+    unlanded: int = 0
 
     def __len__(self) -> int:
-        return len(self.changes) + len(self.refused)
+        return self.orders.count
+
+    def add(self, order: int, change: Change, message: bytes | None, spool: Spool) -> None:
+        self.ts_us = min(self.ts_us or (order, change.stamp.ts_us), (order, change.stamp.ts_us))
+        if change.commit_lsn is not None:
+            self.begins = min(self.begins or (order, change.commit_lsn), (order, change.commit_lsn))
+        if message is None or change.version is None:
+            self.unlanded += 1
+        else:
+            spool.add(self.held, order, change.version, message)
 
 
 class Assembler:
-    """Takes records in, gives whole transactions out. `durable_lsn`, `last_ts_us`: the last commit landed before."""
+    """Takes records in, gives whole transactions out. `durable_lsn`, `last_ts_us`: the last commit landed before.
 
-    def __init__(self, durable_lsn: int = 0, last_ts_us: int = 0) -> None:
+    `spool`: keeps the changes of those that are not whole, in bounded memory.
+    """
+
+    def __init__(self, spool: Spool, durable_lsn: int = 0, last_ts_us: int = 0) -> None:
+        self._spool = spool
         self.last_lsn, self.last_ts_us = durable_lsn, last_ts_us
         self._seen = durable_lsn  # of the newest END
         self.duplicates = 0
@@ -80,14 +130,16 @@ class Assembler:
             if end.ts_us > self.last_ts_us + 1_000_000 and end.lsn <= self.last_lsn:
                 raise GapError(f"{record.place} at {record.offset}: a commit is younger than the last one landed and"
                                " lies before it in the log: the source was restored; begin a lake of its own for it")
-            self.duplicates += len(self._open.pop(end.xid, ()))
+            if (again := self._open.pop(end.xid, None)) is not None:
+                self.duplicates += len(again)
+                self._spool.drop(again.held)
             self._done[end.xid] = end.lsn
             return
         self._seen = end.lsn
         self._ends.append((end, record.place, record.offset))
 
-    def event(self, record: Record, stamp: Stamp, change: Change | Refused) -> None:
-        """A change, or one that was refused and is still counted as there."""
+    def event(self, record: Record, stamp: Stamp, change: Change | Refused, message: bytes | None = None) -> None:
+        """A change with its message, or one that was refused and is still counted as there."""
         self._next[record.place] = record.offset + 1
         if stamp.lsn <= self._done.get(stamp.xid, -1):
             self.duplicates += 1
@@ -96,7 +148,7 @@ class Assembler:
             raise GapError(f"{record.place} at {record.offset}: an event without its place in a transaction among"
                            " others that have one: set provide.transaction.metadata=true, or read its topic alone")
         entry = self._open.setdefault(stamp.xid, _Open())
-        if stamp.order in entry.changes or stamp.order in entry.refused:
+        if not entry.orders.add(stamp.order):
             self.duplicates += 1
             return
         entry.places.setdefault(record.place, record.offset)
@@ -104,7 +156,7 @@ class Assembler:
         if isinstance(change, Refused):
             entry.refused[stamp.order] = change
         else:
-            entry.changes[stamp.order] = change
+            entry.add(stamp.order, change, message, self._spool)
 
     def skip(self, record: Record, refused: Refused | None = None) -> None:
         """A record that is no event; `refused`: one that cannot be read so far that its transaction is known."""
@@ -137,9 +189,9 @@ class Assembler:
             self._done.popitem(last=False)
         self.last_lsn, self.last_ts_us = end.lsn, max(self.last_ts_us, end.ts_us)
         lost, self.unplaced = self.unplaced[:max(lacking, 0)], self.unplaced[max(lacking, 0):]
-        changes = [entry.changes[n] for n in sorted(entry.changes)]
-        ts_us = changes[0].stamp.ts_us if changes else end.ts_us
-        return Transaction(end.xid, end.lsn, ts_us, changes, [*entry.refused.values(), *lost])
+        return Transaction(
+            end.xid, end.lsn, entry.ts_us[1] if entry.ts_us else end.ts_us, self._spool.take(entry.held),
+            [*entry.refused.values(), *lost], entry.begins[1] if entry.begins else None, entry.unlanded)
 
     def positions(self) -> dict[str, int]:
         """Where to read on, by place, so that nothing not handed on is lost."""
