@@ -50,8 +50,11 @@ def cdc_capture(
 ) -> None:
     """Land changes in durable, hash-chained batches: of the replication slot, or a Debezium stream in its place.
 
+    A stream may be of any source of STRIPE_PLATFORM_SOURCES: its tables are described by the schemas in the events, by
+    the source's catalogue where its dsn is set, or by the types in that file.
+
     Examples: stripe-platform cdc capture · stripe-platform cdc capture --from-kafka localhost:9092 --topics payments ·
-    stripe-platform cdc capture --from-files events.jsonl.gz
+    stripe-platform cdc capture --source shop --from-files events.jsonl.gz --topics shop
     """
     from dataclasses import asdict
 
@@ -63,7 +66,7 @@ def cdc_capture(
         raise typer.BadParameter("--from-kafka and --from-files exclude each other: name one")
     with progress.enabled():
         if from_kafka or from_files:
-            report = asdict(_intake(from_kafka, from_files or [], topics, encoding, placeholder))
+            report = asdict(_intake(_source(source), from_kafka, from_files or [], topics, encoding, placeholder))
         else:
             from stripe_platform.cdc.capture import capture
 
@@ -71,22 +74,29 @@ def cdc_capture(
     emit(report) if as_json else show("Captured", [{"what": k, "value": str(v)} for k, v in report.items()])
 
 
-def _intake(bootstrap: str | None, files: list[Path], prefix: str, encoding: str,
+def _intake(source: Any, bootstrap: str | None, files: list[Path], prefix: str, encoding: str,
             placeholder: str | None) -> IntakeReport:
     import dataclasses
 
     from stripe_platform.cdc import debezium_values
-    from stripe_platform.cdc.intake import declared, intake
+    from stripe_platform.cdc.describe import asker
+    from stripe_platform.cdc.intake import intake, listed
     from stripe_platform.cdc.jsonl import Files
     from stripe_platform.cdc.kafka import Topics as KafkaTopics
+    from stripe_platform.cdc.source import OLTP
+    from stripe_platform.cdc.sources import ConfiguredSource
     from stripe_platform.settings import load_settings
 
-    told = debezium_values.OURS if encoding == "ours" else debezium_values.DEFAULT
+    told, settings = debezium_values.OURS if encoding == "ours" else debezium_values.DEFAULT, load_settings()
     if placeholder:
         told = dataclasses.replace(told, placeholder=placeholder)
+    own = isinstance(source, ConfiguredSource)
+    if not own and source != OLTP:
+        raise typer.BadParameter(f"{source.name} is read from its slot alone: name oltp, or a source of the file")
     return intake(
-        load_settings(), lambda positions: KafkaTopics(bootstrap, prefix, positions) if bootstrap else Files(
-            files, positions), stream=prefix, catalogue=declared(), encoding=told)
+        settings, lambda positions: KafkaTopics(bootstrap, prefix, positions) if bootstrap else Files(
+            files, positions), stream=prefix, source=source, catalogue=listed(source) if own else None,
+        ask=asker(settings, source) if own and source.configured(settings) else None, encoding=told)
 
 
 @cdc_app.command("replay")
@@ -111,7 +121,11 @@ def cdc_replay(
 
 
 @cdc_app.command("publish")
-def cdc_publish(source: SourceName, as_json: Json = False) -> None:
+def cdc_publish(
+    source: SourceName,
+    slot: Annotated[bool, typer.Option("--slot/--no-slot", help="None where Debezium reads by one of its own.")] = True,
+    as_json: Json = False,
+) -> None:
     """Publish the tables that the file of sources names, and make the slot. Example: cdc publish --source shop"""
     from stripe_platform.cdc.slot import ensure_slot
     from stripe_platform.cdc.sources import publish, tell
@@ -121,10 +135,10 @@ def cdc_publish(source: SourceName, as_json: Json = False) -> None:
     found = _configured(source)
     told = publish(load_settings(), found)
     names = [each.name for each in found.published]
-    epoch = ensure_slot(load_settings(), source=found)
+    made = ensure_slot(load_settings(), source=found).slot if slot else None
     if told:
         tell(load_settings(), found)
-    facts = {"source": source, "publication": found.publication, "slot": epoch.slot, "tables": names,
+    facts = {"source": source, "publication": found.publication, "slot": made, "tables": names,
              "ddl_told": told}
     note = None if told else "DDL is not told in the log: that takes an event trigger, which the owner may not make"
     emit(facts) if as_json else show("Published", [{"table": name} for name in names], note=note)

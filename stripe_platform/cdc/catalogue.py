@@ -38,7 +38,8 @@ class ColumnVersion:
     """One column: `type` as PostgreSQL prints it with its modifier, `in_key`: one of those that name a row.
 
     `number`: the source's own number of the column, which outlives a rename; `missing`: text of the value that rows
-    older than the column have. Both None where the source did not tell.
+    older than the column have. Both None where the source did not tell. `told`: that `missing` is sure, though the
+    number is not known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ColumnVersion:
     in_key: bool
     number: int | None = None
     missing: str | None = None
+    told: bool | None = None
 
     @property
     def arrow(self) -> pa.DataType:
@@ -115,6 +117,7 @@ class Details:
     key: tuple[str, ...] = ()
     numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    told: frozenset[str] = frozenset()  # columns without a number whose `missing` is sure all the same
 
 
 def version_of(relation: Relation, details: Details) -> TableVersion:
@@ -123,7 +126,8 @@ def version_of(relation: Relation, details: Details) -> TableVersion:
     # Deletes carry the replica identity and nothing else: of another key only the order of its columns can be taken.
     key = details.key if details.key and (not named or set(named) == set(details.key)) else named
     return TableVersion(relation.schema, relation.table, relation.oid, relation.identity, key, tuple(
-        ColumnVersion(c.name, c.type, c.oid, c.name in key, details.numbers.get(c.name), details.missing.get(c.name))
+        ColumnVersion(c.name, c.type, c.oid, c.name in key, details.numbers.get(c.name), details.missing.get(c.name),
+                      True if c.name in details.told else None)
         for c in relation.columns))
 
 

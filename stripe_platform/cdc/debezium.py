@@ -13,8 +13,8 @@ from typing import Any
 
 from stripe_platform.cdc import pgwire
 from stripe_platform.cdc.catalogue import TableVersion
-from stripe_platform.cdc.debezium_schemas import described, encodings
-from stripe_platform.cdc.debezium_values import OURS, Encoding, ValueRefusedError, is_placeholder, writer_of
+from stripe_platform.cdc.debezium_values import ValueRefusedError, is_placeholder, writer_of
+from stripe_platform.cdc.stream_tables import Form, RefusedTableError, Tables
 
 OPERATIONS = {"c": "c", "u": "u", "d": "d", "t": "t", "r": "c"}
 _FLAT = "__op"
@@ -80,12 +80,10 @@ class Boundary:
 
 @dataclass
 class Reader:
-    """Reads events with the types of `catalogue` (by schema and table), or of the schemas they bring along."""
+    """Reads events with the versions that `tables` finds for them."""
 
-    catalogue: Mapping[tuple[str, str], TableVersion]
-    encoding: Encoding = OURS
-    _described: dict[str, tuple[TableVersion, Mapping[str, Encoding]]] = field(default_factory=dict)
-    _plans: dict[tuple[int, int], _Plan] = field(default_factory=dict)
+    tables: Tables
+    _plans: dict[int, _Plan] = field(default_factory=dict)
 
     def read(self, record: Record) -> Change | Boundary | None:
         """What a record says; None for tombstones, heartbeats and messages. Raises `RefusedError`."""
@@ -124,52 +122,59 @@ class Reader:
             return Change(stamp, None, "m", ())
         try:
             op, extra = _operation(value["op"]), value.get("x") or {}
-            version, written = self._version(source["schema"], source["table"], schema, key)
             row = value["before"] if op == "d" else value["after"]
-            cells = self._cells(version, written, op, key if op == "d" and row is None else row,
-                                extra.get("unchanged"))
-            full = version.identity == "f" and op == "u"
-            old = self._cells(version, written, "d", value["before"], None) if full and value["before"] else None
+            return self._row(stamp, (source["schema"], source["table"]), schema, key, op, row, value, extra)
+        except RefusedTableError as error:
+            refused = RefusedError(str(error))
+            refused.stamp = stamp
+            raise refused from None
         except RefusedError as error:
             error.stamp = stamp
+            raise
+
+    def _row(self, stamp: Stamp, table: tuple[str, str], schema: Any, key: Any, op: str, row: Any,
+             value: dict[str, Any], extra: dict[str, Any]) -> Change:
+        form = self.tables.form(table, schema, tuple(key) if isinstance(key, dict) else (),
+                                row if isinstance(row, dict) and op != "t" else None)
+        if form is None and op == "t":
+            return Change(stamp, None, op, ())  # nothing of the table is in the log: there is nothing to empty
+        if form is None:
+            raise RefusedError(f"an event of {'.'.join(table)} has no row: is its replica identity nothing?")
+        version, left_out = form.version, extra.get("unchanged")
+        full = version.identity == "f" and op == "u"
+        if full and not version.key and not value["before"]:
+            raise RefusedError(f"nothing names the changed rows of {version.qualified}: set `replica identity full`")
+        try:
+            cells = self._cells(form, op, key if op == "d" and row is None else row, left_out)
+            old = self._cells(form, "d", value["before"], None) if full and value["before"] else None
+        except RefusedError as error:
+            if not schema and self.tables.other(table, str(error)):
+                return self._row(stamp, table, schema, key, op, row, value, extra)
             raise
         return Change(stamp, version, op, cells, value["op"] == "r", old, extra.get("commit_lsn"))
 
     def _flat(self, topic: str, value: dict[str, Any]) -> Change:
         """A flattened record: no transaction metadata worth its name, so the order of its key is all there is."""
         schema, table = topic.split(".")[-2:]
-        version, written = self._version(schema, table, None, None)
         op = "d" if value.get("__deleted") in (True, "true") else _operation(value[_FLAT])
         row = {name: cell for name, cell in value.items() if not name.startswith("__")}
+        try:
+            form = self.tables.form((schema, table), None, (), row)
+        except RefusedTableError as error:
+            raise RefusedError(str(error)) from None
+        assert form is not None  # noqa: S101 - there is a row
         stamp = value.get("__source_ts_us") or int(value.get("__source_ts_ms") or value.get("__ts_ms") or 0) * 1000
         lsn = int(value.get("__source_lsn") or value.get("__lsn") or 0)
-        return Change(Stamp(int(value.get("__source_txId") or 0), lsn, None, int(stamp)), version, op,
-                      self._cells(version, written, op, row, None))
+        return Change(Stamp(int(value.get("__source_txId") or 0), lsn, None, int(stamp)), form.version, op,
+                      self._cells(form, op, row, None))
 
-    def _version(self, schema: str, table: str, described_by: Any, key: Any,
-                 ) -> tuple[TableVersion, Mapping[str, Encoding]]:
-        """The table, and how its columns are written where that is not as the reader was told."""
-        known = self.catalogue.get((schema, table))
-        if described_by is None:
-            if known is None:
-                raise RefusedError(f"{schema}.{table} is in no catalogue: name one that knows it, or set"
-                                   " value.converter.schemas.enable=true; types are not guessed")
-            return known, _AS_TOLD
-        if known is None and not isinstance(key, dict):
-            raise RefusedError(f"{schema}.{table} has events without a key: give it a primary key")
-        name = json.dumps([schema, table, list(key or ()), described_by], sort_keys=True)
-        if name not in self._described:
-            version = known or described(schema, table, tuple(key), described_by)
-            self._described[name] = version, encodings(described_by, self.encoding)
-        return self._described[name]
-
-    def _cells(self, version: TableVersion, encodings: Mapping[str, Encoding], op: str, row: Any,
-               left_out: Sequence[str] | None) -> tuple[pgwire.Cell, ...]:
+    def _cells(self, form: Form, op: str, row: Any, left_out: Sequence[str] | None) -> tuple[pgwire.Cell, ...]:
         if op == "t":
             return ()
+        version = form.version
         if not isinstance(row, dict):
             raise RefusedError(f"an event of {version.qualified} has no row: is its replica identity nothing?")
-        plan = self._plan(version, encodings)
+        plan = self._plan(form)
         if not row.keys() <= plan.names:
             raise RefusedError(f"{version.qualified} has the column {min(row.keys() - plan.names)} that the catalogue"
                                " does not know: bring the catalogue up to date, then read again")
@@ -195,31 +200,28 @@ class Reader:
                     raise RefusedError(f"{version.qualified}.{name}: {error}") from None
         return tuple(cells)
 
-    def _plan(self, version: TableVersion, encodings: Mapping[str, Encoding]) -> _Plan:
-        """How the rows of a version are written; found by the objects themselves, hashing them costs a row's time."""
-        found = self._plans.get((id(version), id(encodings)))
+    def _plan(self, form: Form) -> _Plan:
+        """How the rows of a form are written; found by the object itself, hashing it costs a row's time."""
+        found = self._plans.get(id(form))
         if found is None:
-            found = self._plans[id(version), id(encodings)] = _Plan(
-                version, encodings, frozenset(c.name for c in version.columns), self.encoding.placeholder,
-                [(c.name, c.type, c.in_key, writer_of(c.type, c.oid, encodings.get(c.name, self.encoding)))
-                 for c in version.columns])
+            told = self.tables.encoding
+            found = self._plans[id(form)] = _Plan(
+                form, frozenset(form.names), told.placeholder,
+                [(name, c.type, c.in_key, writer_of(c.type, c.oid, form.encodings.get(name, told)))
+                 for name, c in zip(form.names, form.version.columns, strict=True)])
         return found
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Columns of a version as (name, type, whether in the key, writer of its values); keeps what its place is named by
-    alive.
+    """Columns of a form as (name in the row, type, whether in the key, writer of its values); keeps what its place is
+    named by alive.
     """
 
-    version: TableVersion
-    encodings: Mapping[str, Encoding]
+    form: Form
     names: frozenset[str]
     placeholder: str
     columns: list[tuple[str, str, bool, Callable[[Any], str]]]
-
-
-_AS_TOLD: Mapping[str, Encoding] = {}
 
 
 def _operation(told: Any) -> str:

@@ -30,8 +30,9 @@ class Encoding:
     """How the connector was told to write what JSON has no type for. `placeholder`: what unchanged values look like."""
 
     decimals: str = "string"  # or precise
-    times: str = "microseconds"  # or adaptive: milliseconds where the column keeps no more
+    times: str = "microseconds"  # or milliseconds, nanoseconds; adaptive: milliseconds where the column keeps no more
     intervals: str = "string"  # or numeric
+    binary: str = "bytes"  # or text: base64 or hex, which one cannot be told
     placeholder: str = "__debezium_unavailable_value"
 
 
@@ -178,7 +179,9 @@ def _bytes(value: Any) -> bytes:
         raise ValueRefusedError("binary values must be base64: set binary.handling.mode=bytes") from None
 
 
-def _bytea(value: Any, _kind: str, _encoding: Encoding) -> str:
+def _bytea(value: Any, _kind: str, encoding: Encoding) -> str:
+    if encoding.binary != "bytes":
+        raise ValueRefusedError("binary values must come as bytes: set binary.handling.mode=bytes")
     return "\\x" + _bytes(value).hex()
 
 
@@ -216,7 +219,18 @@ def _era(iso: str) -> str:
 def _time(value: Any, kind: str, encoding: Encoding) -> str:
     if isinstance(value, str):
         return _fraction(value.removesuffix("Z"))
-    return _clock(int(_integer(value, kind, encoding)))
+    return _clock(_microseconds(int(_integer(value, kind, encoding)), kind, encoding))
+
+
+def _microseconds(number: int, kind: str, encoding: Encoding) -> int:
+    """What was counted as the encoding says; `ValueRefusedError` where the count cannot hold what the column can."""
+    modifier = MODIFIER.search(kind)
+    coarse = modifier is not None and int(modifier[1]) <= 3
+    if encoding.times == "nanoseconds":
+        return number // 1000  # the server has no finer ones
+    if encoding.times == "milliseconds" and not coarse:
+        raise ValueRefusedError(f"a {kind} in milliseconds has lost the rest: set time.precision.mode=microseconds")
+    return number * 1000 if encoding.times == "milliseconds" or (encoding.times == "adaptive" and coarse) else number
 
 
 def _clock(microseconds: int) -> str:
@@ -241,9 +255,8 @@ def _timestamp(value: Any, kind: str, encoding: Encoding) -> str:
     number = int(_integer(value, kind, encoding))
     if number in INSTANTS:
         return INSTANTS[number]
-    modifier = MODIFIER.search(kind)
-    if encoding.times == "adaptive" and modifier and int(modifier[1]) <= 3:
-        number *= 1000
+    if abs(number) < 2**63 - 1:
+        number = _microseconds(number, kind, encoding)
     if abs(number) >= 2**63 - 1:
         raise ValueRefusedError("a timestamp lies beyond what microseconds can count: the source's value is lost")
     days, rest = divmod(number, _DAY)

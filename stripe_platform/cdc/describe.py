@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import psycopg
 
 from resources.lake import Lake
 from stripe_platform.cdc import catalogue, ddl
-from stripe_platform.cdc.catalogue import Details
+from stripe_platform.cdc.catalogue import Details, version_of
 from stripe_platform.cdc.columns import landed
-from stripe_platform.cdc.pgoutput import Relation
-from stripe_platform.cdc.pgtypes import FIRST_USER_OID
+from stripe_platform.cdc.pgoutput import Column, Relation
+from stripe_platform.cdc.pgtypes import FIRST_USER_OID, type_name
 from stripe_platform.cdc.slot import OPTIONS, CaptureError
 from stripe_platform.cdc.source import Source
+from stripe_platform.cdc.sources import ConfiguredSource
+from stripe_platform.cdc.stream_tables import Described
 from stripe_platform.settings import Settings
 
 _COLUMNS = """
@@ -43,6 +46,25 @@ join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
 where p.pubname = %s and (c.relreplident = 'n' or (c.relreplident = 'd' and not exists (
     select from pg_index i where i.indrelid = c.oid and i.indisprimary)))
 order by 1
+"""
+
+
+_TABLE = """
+select c.oid, c.relreplident
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relname = %s and c.relkind in ('r', 'p')
+"""
+# A type that the database made goes in the log by its name there, a domain by its base type's.
+_TYPES = """
+select a.attname, a.atttypid, a.atttypmod, a.attgenerated <> '', (
+    with recursive type as (
+        select t.typname, t.typnamespace, t.typtype, t.typbasetype from pg_type t where t.oid = a.atttypid
+        union all
+        select t.typname, t.typnamespace, t.typtype, t.typbasetype
+        from type join pg_type t on t.oid = type.typbasetype where type.typtype = 'd')
+    select case when n.nspname = 'pg_catalog' then type.typname else n.nspname || '.' || type.typname end
+    from type join pg_namespace n on n.oid = type.typnamespace where type.typtype <> 'd')
+from pg_attribute a where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
 """
 
 
@@ -77,6 +99,39 @@ def describe(connection: psycopg.Connection, relation: Relation) -> Details:
     key = tuple(landed(row[0]) for row in connection.execute(_KEY, [relation.oid]))
     return Details(key if set(key) <= {c.name for c in relation.columns} else (), {n: rows[n][0] for n in same},
                    {n: rows[n][2] for n in same if rows[n][2] is not None})
+
+
+def asker(settings: Settings, source: ConfiguredSource) -> Callable[[str, str], Described | None]:
+    """Describes tables by schema and name as the capture would; None for one that the source does not have."""
+    listed = {(each.name.rpartition(".")[0] or source.schema, each.name.rpartition(".")[2]): each.columns
+              for each in source.published if each.columns}
+
+    def answer(schema: str, table: str) -> Described | None:
+        key = source.tables.get(table if schema == source.schema else f"{schema}.{table}", ())
+        with closing(connect(settings, source)) as connection:
+            return describe_table(connection, schema, table, tuple(key), listed.get((schema, table), ()))
+
+    return answer
+
+
+def describe_table(connection: psycopg.Connection, schema: str, table: str, key: tuple[str, ...] = (),
+                   listed: tuple[str, ...] = ()) -> Described | None:
+    """A table as the catalogue has it now, in the form that its log would give it. `listed`: columns published, if not
+    all; they and generated ones may be left out by a stream.
+    """
+    row = connection.execute(_TABLE, [schema, table]).fetchone()
+    if row is None:
+        return None
+    types = connection.execute(_TYPES, [row[0]]).fetchall()
+    columns = tuple(Column(landed(name), oid, typmod, False, type_name(oid, typmod, named))
+                    for name, oid, typmod, _generated, named in types)
+    plain = Relation(row[0], schema, table, row[1], columns)
+    details = describe(connection, plain)
+    own = details.key if row[1] in "di" else ()
+    relation = replace(plain, columns=tuple(replace(c, in_key=c.name in own) for c in columns))
+    optional = {landed(name) for name, _oid, _typmod, generated, _named in types
+                if generated or (listed and name not in listed)}
+    return Described(version_of(relation, replace(details, key=key) if key else details), frozenset(optional))
 
 
 def source_tells(settings: Settings, source: Source) -> bool:

@@ -53,6 +53,7 @@ class EventStream:
         self._next: dict[str, int] = {}
         self._settled: dict[str, int] | None = None
         self._told: dict[tuple[str, str], TableVersion] = {}
+        self._versions: dict[tuple[str, str], list[TableVersion]] = {}
 
     def get(self, _asynchronous: int) -> tuple[int, bytes | None]:
         """The next message; a keepalive when everything delivered so far has been given."""
@@ -107,9 +108,9 @@ class EventStream:
     def positions(self) -> dict[str, int]:
         return self._next | (self.assembler.positions() if self.order == "total" else {})
 
-    def version(self, schema: str, table: str) -> TableVersion:
-        """The version that the table was last announced with."""
-        return self._told[schema, table]
+    def versions(self, schema: str, table: str) -> list[TableVersion]:
+        """The versions that the table was announced with, newest first."""
+        return self._versions[schema, table]
 
     def _accept(self, record: Record | Refused) -> None:
         if isinstance(record, Refused):
@@ -189,10 +190,17 @@ class EventStream:
             name = (version.schema, version.table)
             told = self._told.get(name)
             if told is not version and told != version:
+                self._announce(name, version)
                 yield from pgwire.relation(version.oid, version)
             self._told[name] = version
             yield message
         yield pgwire.commit(transaction.commit_lsn, transaction.lsn, transaction.ts_us)
+
+    def _announce(self, name: tuple[str, str], version: TableVersion) -> None:
+        known = self._versions.setdefault(name, [])
+        if version in known:
+            known.remove(version)
+        known.insert(0, version)
 
     def _write_quarantine(self, seq: int) -> int:
         """Records refused since the last batch: place, rule and remedy; the record itself stays where it was."""

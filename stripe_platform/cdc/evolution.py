@@ -197,7 +197,7 @@ class Path:
     def _refuse_unknown_default(self, name: str, ordinal: int) -> None:
         """A column that was another one again before it could be looked up, unless it went as it came."""
         column = self.version(ordinal).column(name)
-        if column is None or column.number is not None:
+        if column is None or column.number is not None or column.told:
             return
         if not any(name in self.step_to(n).dropped for n in range(ordinal + 1, len(self.versions) + 1)):
             raise CatalogueError(

@@ -18,19 +18,21 @@ from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import clear_leftovers
 from stripe_platform.cdc.capture import CaptureReport, Drain, progress_bar, writer_lock
 from stripe_platform.cdc.catalogue import Details, TableVersion
+from stripe_platform.cdc.columns import landed
 from stripe_platform.cdc.debezium import Reader
 from stripe_platform.cdc.debezium_schemas import declared_version
 from stripe_platform.cdc.debezium_values import OURS, Encoding
 from stripe_platform.cdc.event_stream import Deliveries, EventStream
-from stripe_platform.cdc.manifest import Epoch, Manifest
+from stripe_platform.cdc.manifest import STREAMED, Epoch, Manifest
 from stripe_platform.cdc.pgoutput import Relation
 from stripe_platform.cdc.sealing import Sealer
 from stripe_platform.cdc.slot import CaptureError
 from stripe_platform.cdc.source import OLTP, Source
+from stripe_platform.cdc.sources import ConfiguredSource
+from stripe_platform.cdc.stream_tables import Described, Tables
 from stripe_platform.oltp.schema import load_schema
 from stripe_platform.settings import Settings
 
-SLOT = "debezium:"
 Catalogue = Mapping[tuple[str, str], TableVersion]
 
 
@@ -48,20 +50,24 @@ class IntakeReport(CaptureReport):
     waiting: int = 0
 
 
-def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], *, stream: str, catalogue: Catalogue,
-           encoding: Encoding = OURS, lake: Lake | None = None, source: Source = OLTP,
+def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], *, stream: str,
+           catalogue: Catalogue | None = None, encoding: Encoding = OURS, lake: Lake | None = None,
+           source: Source = OLTP, ask: Callable[[str, str], Described | None] | None = None,
            wait_seconds: float = 60.0) -> IntakeReport:
     """Land what the deliveries hold now. `deliver` gets the positions to read on from; `stream`: its name in the lake.
 
+    `catalogue`: what is known of the tables beforehand (of a declared source: what they are); `ask`: how the source's
+    own catalogue is asked about one.
     Raises `CaptureError` where the stream cannot continue the lake's batches, `CaptureBusyError` beside another writer.
     """
     lake, begun = lake or source.lake(settings), time.monotonic()
     with writer_lock(settings, wait_seconds, source), Sealer(lake) as sealer:
-        epoch, last = _epoch(lake, f"{SLOT}{stream}"), manifests.last(lake)
+        epoch, last = _epoch(lake, f"{STREAMED}{stream}"), manifests.last(lake)
         clear_leftovers(lake)
         standing = (last.stream if last else None) or {"order": None, "positions": {}}
         events = EventStream(
-            deliver(standing["positions"]), Reader(catalogue, encoding), lake, order=standing["order"],
+            deliver(standing["positions"]), Reader(_tables(source, lake, catalogue, encoding, ask)), lake,
+            order=standing["order"],
             durable_lsn=last.to_lsn if last else epoch.consistent_lsn, last_ts_us=_microseconds(last))
         events.begin(last.seq if last else 0, standing["positions"])
         drain = Drain(settings, lake, epoch, None, None, source, describe=_describer(events), sealer=sealer)
@@ -72,6 +78,21 @@ def intake(settings: Settings, deliver: Callable[[dict[str, int]], Deliveries], 
     report.duplicates, report.waiting = events.assembler.duplicates, events.assembler.waiting()[0]
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _tables(source: Source, lake: Lake, catalogue: Catalogue | None, encoding: Encoding,
+            ask: Callable[[str, str], Described | None] | None) -> Tables:
+    given = catalogue if catalogue is not None else declared(source) if source.declared else {}
+    if source.declared:
+        return Tables(given, encoding)
+    qualified = {name: (name.rpartition(".")[0] or source.schema, name.rpartition(".")[2]) for name in source.tables}
+    found = {table: [version] for table, version in of_lake(lake).items()}
+    for version in catalogues.all_versions(lake):
+        known = found.setdefault((version.schema, version.table), [])
+        if version not in known:
+            known.append(version)
+    return Tables(given, encoding, strict=False, lake=found, ask=ask,
+                  keys={qualified[name]: tuple(key) for name, key in source.tables.items() if key})
 
 
 def _epoch(lake: Lake, slot: str) -> Epoch:
@@ -93,11 +114,17 @@ def _microseconds(last: Manifest | None) -> int:
 
 
 def _describer(events: EventStream) -> Callable[[Relation], Details]:
-    """Keys in key order, from the versions that the events were read with."""
+    """Keys in key order, numbers and older rows' values, from the version that the relation was announced with."""
     def answer(relation: Relation) -> Details:
-        version = events.version(relation.schema, relation.table)
-        return Details(version.key, {c.name: c.number for c in version.columns if c.number is not None},
-                       {c.name: c.missing for c in version.columns if c.missing is not None})
+        columns = [(c.name, c.oid, c.type) for c in relation.columns]
+        announced = events.versions(relation.schema, relation.table)
+        version = next((v for v in announced if [(landed(c.name), c.oid, c.type) for c in v.columns] == columns),
+                       announced[0])
+        own = {landed(c.name): c for c in version.columns}
+        return Details(tuple(map(landed, version.key)),
+                       {name: c.number for name, c in own.items() if c.number is not None},
+                       {name: c.missing for name, c in own.items() if c.missing is not None},
+                       frozenset(name for name, c in own.items() if c.told))
 
     return answer
 
@@ -111,6 +138,16 @@ def declared(source: Source = OLTP) -> Catalogue:
     if source.calendar:
         schema, _, table = source.calendar.partition(".")
         found[schema, table] = declared_version(schema, table, ("source", "day"), [("source", "text"), ("day", "date")])
+    return found
+
+
+def listed(source: ConfiguredSource) -> Catalogue:
+    """The tables whose types the file of sources names."""
+    found = {}
+    for each in source.published:
+        schema, table = each.name.rpartition(".")[0] or source.schema, each.name.rpartition(".")[2]
+        if each.types:
+            found[schema, table] = declared_version(schema, table, source.tables.get(each.name, ()), list(each.types))
     return found
 
 

@@ -25,6 +25,7 @@ from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 from stripe_platform.cdc.segments import ChainError, Segment, path_of
 
 EPOCHS = "cdc/epochs"
+STREAMED = "debezium:"  # how the slots of lakes begin that another stream feeds
 POSITION = "cdc/position.json"
 CANARY_PREFIX = "stripe_platform.canary"
 _SEGMENTS = 16  # decoded segments that a process keeps: runs load the chain once for each table
@@ -120,6 +121,11 @@ class Epoch:
     system_identifier: str
     timeline: int
     consistent_lsn: int
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it is the life of a stream in a slot's place: nothing at the source's slot continues it."""
+        return self.slot.startswith(STREAMED)
 
     @property
     def name(self) -> str:
@@ -274,6 +280,12 @@ def load_epochs(lake: Lake) -> list[Epoch]:
     """All lives of the slot, oldest first."""
     epochs = [json.loads(lake.read(path)) for path in lake.list(EPOCHS)]
     return [Epoch(**(e | {"consistent_lsn": lsn_int(e["consistent_lsn"])})) for e in epochs]
+
+
+def fed_by_a_stream(lake: Lake) -> bool:
+    """Whether a Debezium stream fills the lake, in the place of the source's slot."""
+    epochs = load_epochs(lake)
+    return bool(epochs) and epochs[-1].streamed
 
 
 def save_epoch(lake: Lake, epoch: Epoch) -> None:

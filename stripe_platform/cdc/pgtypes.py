@@ -49,6 +49,21 @@ _INTERVALS = {  # the field mask in an interval's modifier, as `format_type` wri
 }
 
 
+_NAMES = frozenset(BUILT_IN.values())
+
+
+def base_of(kind: str) -> str:
+    """A type without its modifier: `numeric[]` of `numeric(12,2)[]`; `interval` of every kind of it."""
+    head, _, rest = kind.partition("(")
+    base = head + rest.partition(")")[2]
+    return f"interval{'[]' * base.endswith('[]')}" if base.startswith("interval ") else base
+
+
+def is_built_in(kind: str) -> bool:
+    """Whether a type is one that every server brings along, as `format_type` prints it."""
+    return base_of(kind) in _NAMES or kind in ("bpchar", "bpchar[]")
+
+
 def type_name(oid: int, typmod: int, named: str | None = None) -> str:
     """A column's type as `format_type(oid, typmod)` prints it.
 

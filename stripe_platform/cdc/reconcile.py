@@ -21,7 +21,7 @@ from stripe_platform import progress
 from stripe_platform.cdc import catalogue
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureError, capture, durable_position
 from stripe_platform.cdc.compare import Comparison, Subject, in_memory
-from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.manifest import Chain, fed_by_a_stream
 from stripe_platform.cdc.pgoutput import lsn_int, lsn_text
 from stripe_platform.cdc.proof import Proof, Verified, publish, standing
 from stripe_platform.cdc.slot import OPTIONS, replication
@@ -42,6 +42,9 @@ def reconcile(settings: Settings, *, source: Source = OLTP, lake: Lake | None = 
     position, `ChainError` when it is broken.
     """
     lake, begun = lake or source.lake(settings), time.monotonic()
+    if fed_by_a_stream(lake):
+        raise CaptureError(f"the log of {source.name} is fed by a Debezium stream, which cannot be read up to one"
+                           " position of the source: prove the log alone with --log-only")
     with _frozen(settings, source) as frozen:
         at = dt.datetime.now(dt.UTC)
         _bring(settings, source, lake, frozen.lsn)

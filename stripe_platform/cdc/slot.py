@@ -95,6 +95,10 @@ def ensure_slot(settings: Settings, lake: Lake | None = None, source: Source = O
     slot = source.slot_name(settings)
     state = inspect(connection, slot)
     epochs = load_epochs(lake)
+    if epochs and epochs[-1].streamed:
+        raise CaptureError(f"the log of {source.name} is fed by a Debezium stream, not by a slot: read on with"
+                           " --from-kafka or --from-files, or give the slot a lake of its own"
+                           " (STRIPE_PLATFORM_LAKE_URL)")
     if epochs and not state.exists:
         raise CaptureError(
             f"slot {slot} is gone from the source, changes after the last batch cannot be read: " + _remedy(source))

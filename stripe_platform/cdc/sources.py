@@ -11,6 +11,10 @@
     where = "region = 'eu'"
     columns = ["id", "region", "amount"]
     key = ["region", "id"]
+    types = {id = "bigint", region = "text", amount = "numeric(12,2)"}  # of a stream without schemas, see below
+
+`types` names every column of a table as `format_type` prints it: for a Debezium stream that brings no schemas, where
+the source's catalogue cannot be asked.
 """
 
 from __future__ import annotations
@@ -25,13 +29,14 @@ import psycopg
 from psycopg import sql
 
 from stripe_platform.cdc import ddl
+from stripe_platform.cdc.pgtypes import is_built_in
 from stripe_platform.cdc.slot import OPTIONS
 from stripe_platform.cdc.source import Source
 from stripe_platform.settings import MissingSettingError, Settings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _KEYS = {"dsn", "owner_dsn", "schema", "slot", "publication", "tables", "calendar"}
-_TABLE_KEYS = {"where", "columns", "key"}
+_TABLE_KEYS = {"where", "columns", "key", "types"}
 
 
 class SourceError(RuntimeError):
@@ -40,11 +45,13 @@ class SourceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Published:
-    """What of a table is published: rows where `where` holds, `columns` (empty: all)."""
+    """What of a table is published: rows where `where` holds, `columns` (empty: all). `types`: by column, where told.
+    """
 
     name: str
     where: str | None = None
     columns: tuple[str, ...] = ()
+    types: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,13 @@ def _source(name: str, entry: Mapping[str, Any]) -> ConfiguredSource:
                               f" {', '.join(sorted(_TABLE_KEYS))}")
         if "key" in facts:
             tables[table] = tuple(facts["key"])
-        published.append(Published(table, facts.get("where"), tuple(facts.get("columns", ()))))
+        types = {column: kind for column, kind in facts.get("types", {}).items() if column in facts.get(
+            "columns", [column])}
+        strange = [kind for kind in types.values() if "." not in kind and not is_built_in(kind)]
+        if strange:
+            raise SourceError(f"source {name}, table {table}: {strange[0]} is no type as `format_type` prints it;"
+                              " one of the database's own goes with its schema")
+        published.append(Published(table, facts.get("where"), tuple(facts.get("columns", ())), tuple(types.items())))
     return ConfiguredSource(
         name, schema, entry["dsn"], entry.get("slot", f"stripe_platform_{name}"),
         entry.get("publication", f"stripe_platform_{name}"), tables, calendar=entry.get("calendar"),

@@ -28,7 +28,7 @@ from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.backfill import unfinished
 from stripe_platform.cdc.canary import gaps
 from stripe_platform.cdc.capture import durable_position, waiting_canaries
-from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest, refuse_other_counts
+from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Manifest, fed_by_a_stream, refuse_other_counts
 from stripe_platform.cdc.pgoutput import lsn_text
 from stripe_platform.cdc.slot import CaptureError, inspect, refuse_a_foreign_slot, replication
 from stripe_platform.cdc.source import OLTP, Source
@@ -94,7 +94,7 @@ def verify(settings: Settings, *, lake: Lake | None = None, source: Source = OLT
         for path in made:
             report.problems += _daily(lake, known, path)
             advance(1)
-    if source.configured(settings):
+    if source.configured(settings) and not fed_by_a_stream(lake):
         report.problems += slot_problems(settings, lake, source)
     return report
 
