@@ -121,6 +121,10 @@ class Tables:
     def _described(self, table: Name, schema: Any, key: tuple[str, ...]) -> Form:
         known = self._known(table, fresh=True)
         named = self.keys.get(table, known.key if known is not None else ())
+        strange = sorted({*self.keys.get(table, ())} - {landed(name) for name in names_of(schema)})
+        if strange:
+            raise RefusedTableError(f"{'.'.join(table)} has no column {strange[0]}: correct its key in the file of"
+                                    " sources")
         identity = known.identity if known is not None else "d" if key else "f"
         if not (key or named or identity == "f"):
             raise RefusedTableError(f"{'.'.join(table)} has events without a key: give it a primary key, or set"

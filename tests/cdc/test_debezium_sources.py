@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 import pytest
-from debezium_peers import PLACEHOLDER, TABLES, deployed_connector, hashes, published, states, write_history
+from debezium_peers import DEPLOYED, PLACEHOLDER, TABLES, deployed_connector, hashes, published, states, write_history
 from psycopg import sql
 
 from resources.lake import LocalLake
@@ -25,8 +26,10 @@ from stripe_platform.cdc.verify import verify
 from stripe_platform.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.peers, pytest.mark.skipif(not PEERS.exists(), reason="run `make peers` first")]
-DESCRIBED = {"key.converter.schemas.enable": "true", "value.converter.schemas.enable": "true",
-             "column.propagate.source.type": ".*"}
+OURS_ALONE = json.loads((DEPLOYED / "connector.json").read_text())["config"]
+ANY = json.loads((DEPLOYED / "source.json").read_text())["config"]
+NAMES = {"topic.prefix", "slot.name", "publication.name", "topic.creation.transactions.include"}
+DESCRIBED = {name: value for name, value in ANY.items() if OURS_ALONE.get(name) != value and name not in NAMES}
 DEFAULTS = {"key.converter.schemas.enable": "true", "value.converter.schemas.enable": "true",
             "decimal.handling.mode": "precise", "time.precision.mode": "adaptive", "tombstones.on.delete": "true"}
 MORE = """

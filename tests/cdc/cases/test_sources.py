@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from stripe_platform.cdc.catalogue import tables
+from stripe_platform.cdc.catalogue import tables, versions
+from stripe_platform.cdc.describe import asker
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.sources import SourceError, find, load
 from stripe_platform.cli import app
@@ -128,3 +130,21 @@ def test_a_name_or_a_variable_that_is_missing_is_named(configured, tmp_path, mon
     monkeypatch.setenv("STRIPE_PLATFORM_SOURCES", str(tmp_path / "none.toml"))
     with pytest.raises(SourceError, match="cannot be read"):
         load(load_settings())
+
+
+def test_the_source_describes_a_table_for_a_stream_as_its_log_describes_it(shop):
+    shop.db.execute("create type hue as enum ('red', 'blue'); create domain cents as bigint;"
+                    " create domain prices as cents[]")
+    shop.table("described", "b int, a text, h hue, c cents, p prices, hs hue[], n numeric(10,2)[], i interval day to"
+                            " second(2), v varchar(9), g int generated always as (b * 2) stored, _op text,"
+                            " primary key (a, b)")
+    shop.table("whole", "a int primary key, b text")
+    shop.db.execute("alter table whole replica identity full; alter table whole add more int not null default 5;"
+                    " insert into whole values (1); insert into described (b, a) values (1, 'x')")
+    shop.capture()
+    for table in ("described", "whole"):
+        asked = asker(shop.settings, shop.source)("public", table)
+        own = versions(shop.lake, table)[-1]
+        published = [c for c in asked.version.columns if c.name not in asked.optional or own.column(c.name)]
+        assert replace(asked.version, columns=tuple(published)) == own
+    assert asker(shop.settings, shop.source)("public", "nowhere") is None
