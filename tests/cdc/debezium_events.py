@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ VERSION = declared_version("shop", "orders", ("id",), [
 CATALOGUE = {("shop", "orders"): VERSION}
 SOURCE = Source("shop", "shop", "cdc_dsn", "cdc_slot", "cdc_publication", {"orders": ("id",)}, declared=False)
 TS_US = 1_780_000_000_000_000
+SOURCE_TYPE = "__debezium.source.column."
 DATA, BOUNDARIES = "pay.shop.orders", "pay.transaction"
 
 
@@ -70,6 +72,30 @@ def transaction(xid: int, lsn: int, *changes: tuple[str, dict[str, Any] | None],
     told = [event(op, values, xid=xid, lsn=lsn + n, order=n, previous=previous)
             for n, (op, values) in enumerate(changes, start=1)]
     return [boundary("BEGIN", xid, lsn), *told, boundary("END", xid, lsn + 50, len(changes))]
+
+
+def column(name: str, kind: str, named: str | None = None, *, told: Sequence[Any] = (), **more: Any) -> dict:
+    """A field of an envelope's schema; `told`: the type that the connector passes on, with length and scale."""
+    passed = {f"{SOURCE_TYPE}{what}": str(part) for what, part in zip(("type", "length", "scale"), told, strict=False)}
+    parameters = passed | more.pop("parameters", {})
+    return ({"field": name, "type": kind, "optional": True} | ({"name": named} if named else {})
+            | ({"parameters": parameters} if parameters else {}) | more)
+
+
+def change(columns: list[dict] | None, op: str, row: dict | None, *, lsn: int, key: Sequence[str] = ("id",),
+           before: dict | None = None) -> list[dict]:
+    """A transaction of one change, with the schema of its columns where they are given."""
+    value: Any = {
+        "before": row if op == "d" else before, "after": row if op in "cur" else None, "op": op, "ts_ms": 0,
+        "source": {"schema": "shop", "table": "orders", "txId": lsn, "lsn": lsn, "ts_us": TS_US + lsn,
+                   "snapshot": "false"},
+        "transaction": {"id": f"{lsn}:{lsn}", "total_order": 1}}
+    if columns is not None:
+        value = {"schema": {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": columns}]},
+                 "payload": value}
+    told = None if row is None or not key else {name: row[name] for name in key}
+    return [boundary("BEGIN", lsn, lsn), {"topic": DATA, "key": told, "value": value},
+            boundary("END", lsn, lsn + 50, 1)]
 
 
 class Delivered:

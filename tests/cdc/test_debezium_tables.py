@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from debezium_events import DATA, SOURCE, TS_US, Delivered, boundary, landed, records
+from debezium_events import SOURCE, Delivered, change, column, landed, records
 from debezium_peers import DEPLOYED
 from typer.testing import CliRunner
 
@@ -31,36 +30,11 @@ from stripe_platform.cli import app
 from stripe_platform.settings import load_settings
 
 ANY = replace(SOURCE, tables={})
-SOURCE_TYPE = "__debezium.source.column."
 
 
 @pytest.fixture
 def lake(own_home, tmp_path):
     return LocalLake(tmp_path / "lake")
-
-
-def column(name: str, kind: str, named: str | None = None, *, told: Sequence[Any] = (), **more: Any) -> dict:
-    """A field of an envelope's schema; `told`: the type that the connector passes on, with length and scale."""
-    passed = {f"{SOURCE_TYPE}{what}": str(part) for what, part in zip(("type", "length", "scale"), told, strict=False)}
-    parameters = passed | more.pop("parameters", {})
-    return ({"field": name, "type": kind, "optional": True} | ({"name": named} if named else {})
-            | ({"parameters": parameters} if parameters else {}) | more)
-
-
-def change(columns: list[dict] | None, op: str, row: dict | None, *, lsn: int, key: Sequence[str] = ("id",),
-           before: dict | None = None) -> list[dict]:
-    """A transaction of one change, with the schema of its columns where they are given."""
-    value: Any = {
-        "before": row if op == "d" else before, "after": row if op in "cur" else None, "op": op, "ts_ms": 0,
-        "source": {"schema": "shop", "table": "orders", "txId": lsn, "lsn": lsn, "ts_us": TS_US + lsn,
-                   "snapshot": "false"},
-        "transaction": {"id": f"{lsn}:{lsn}", "total_order": 1}}
-    if columns is not None:
-        value = {"schema": {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": columns}]},
-                 "payload": value}
-    told = None if row is None or not key else {name: row[name] for name in key}
-    return [boundary("BEGIN", lsn, lsn), {"topic": DATA, "key": told, "value": value},
-            boundary("END", lsn, lsn + 50, 1)]
 
 
 def take(lake: LocalLake, *told: list[dict], encoding=OURS, source=ANY, catalogue=None, ask=None) -> IntakeReport:

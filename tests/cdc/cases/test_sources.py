@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from debezium_events import change, column, write_lines
 from typer.testing import CliRunner
 
 from stripe_platform.cdc.catalogue import tables, versions
@@ -148,3 +149,36 @@ def test_the_source_describes_a_table_for_a_stream_as_its_log_describes_it(shop)
         published = [c for c in asked.version.columns if c.name not in asked.optional or own.column(c.name)]
         assert replace(asked.version, columns=tuple(published)) == own
     assert asker(shop.settings, shop.source)("public", "nowhere") is None
+
+
+def test_a_publication_for_debezium_is_made_without_a_slot(shop, configured):
+    shop.db.execute("create schema fed; create table fed.orders (id int primary key)")
+    configured('[sources.fed]\ndsn = "SHOP_DSN"\nowner_dsn = "SHOP_OWNER_DSN"\nschema = "fed"\nslot = "fed_slot"\n'
+               'publication = "fed"\n[sources.fed.tables.orders]\n')
+    assert run("publish", "--source", "fed", "--no-slot")["slot"] is None
+    assert shop.db.execute("select from pg_replication_slots where slot_name = 'fed_slot'").fetchone() is None
+    assert shop.db.execute("select from pg_publication_tables where pubname = 'fed'").fetchone() is not None
+
+
+def test_a_source_that_cannot_be_asked_goes_from_a_file_of_events_to_raw(shop, configured, tmp_path):
+    configured('[sources.far]\ndsn = "FAR_DSN"\nschema = "shop"\n[sources.far.tables.orders]\n')
+    key, note = column("id", "int64", optional=False), column("note", "string")
+    mood = column("mood", "string", "io.debezium.data.Enum", told=("MOOD", 2147483647, 0))
+    more = column("more", "int32", default=5, optional=False)
+    days = column("day", "int32", "io.debezium.time.Date")
+    file = write_lines(tmp_path / "events.jsonl", [item for part in (
+        change([key, note, mood], "c", {"id": 1, "note": "a", "mood": "ok"}, lsn=100),
+        change([key, note, mood], "c", {"id": 2, "note": "b", "mood": None}, lsn=200),
+        change([key, note, mood, more], "u", {"id": 2, "note": "c", "mood": "sad", "more": 6}, lsn=300),
+        change([key, note, mood, more], "d", {"id": 9, "note": None, "mood": None, "more": None}, lsn=400),
+    ) for item in part])
+    assert run("capture", "--source", "far", "--from-files", str(file), "--topics", "pay")["rows"] == {"orders": 4}
+    assert run("apply", "--source", "far") == {"rows": {"orders": 2}, "stopped": {}}
+    rows = "select id, note, mood, more from raw.far__orders where not _deleted order by id"
+    assert shop.warehouse.execute(rows).fetchall() == [(1, "a", "ok", 5), (2, "c", "sad", 6)]
+    later = write_lines(tmp_path / "later.jsonl", change(
+        [key, note, mood, more, days], "c", {"id": 3, "note": "d", "mood": "ok", "more": 7, "day": 0}, lsn=500))
+    assert run("capture", "--source", "far", "--from-files", str(later), "--topics", "pay")["rows"] == {"orders": 1}
+    stopped = CliRunner().invoke(app, ["cdc", "apply", "--source", "far", "--json"])
+    assert stopped.exit_code == 1
+    assert "orders.day came and was changed again before" in stopped.stdout
