@@ -176,17 +176,19 @@ def cdc_canary(source: SourceName = "oltp", as_json: Json = False) -> None:
 
 @cdc_app.command("slot")
 def cdc_slot(source: SourceName = "oltp", as_json: Json = False) -> None:
-    """A slot in figures: lag, log kept, status. Exit code 1 on an alarm. Example: stripe-platform cdc slot"""
+    """Slot and log in figures: lag, log kept, status, sealing. Exit code 1 on an alarm. Example: cdc slot"""
     from dataclasses import asdict
 
-    from stripe_platform.cdc.metrics import slot_metrics
+    from stripe_platform.cdc.metrics import sealing_metrics, slot_metrics
     from stripe_platform.settings import load_settings
     from stripe_platform.tables import show
 
-    found = slot_metrics(load_settings(), _source(source))
-    facts = asdict(found) | {"alarms": found.alarms}
+    settings, of = load_settings(), _source(source)
+    found, sealing = slot_metrics(settings, of), sealing_metrics(settings, of)
+    alarms = [*found.alarms, *sealing.alarms]
+    facts = asdict(found) | asdict(sealing) | {"alarms": alarms}
     emit(facts) if as_json else show("Slot", [{"what": k, "value": str(v)} for k, v in facts.items()])
-    if found.alarms:
+    if alarms:
         raise typer.Exit(1)
 
 

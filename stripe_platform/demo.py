@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stripe_platform import keys, local, progress, runs
+from stripe_platform.beside import beside
 from stripe_platform.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from dagster import AssetKey
+
     from stripe_platform.feeds import FeedSpec
     from stripe_platform.oltp.feed import BusinessDays
 
@@ -52,15 +55,30 @@ def _carry(calendar: BusinessDays) -> Iterator[runs.RunReport]:
 
     first, last = calendar.first, calendar.last_with_tail
     scores_day = last + dt.timedelta(days=1)  # scores are written and closed on the day after the calendar's last
-    with local.dagster_instance() as instance:
+    with local.dagster_instance() as instance, beside() as other:
         runs.close_interrupted(instance, runs.BY_COMMAND_LINE)
         yield runs.run_job(defs, instance, "ingest", first, last)
-        yield runs.run_job(defs, instance, "transform", first, last)
-        if calendar.days >= DAYS:
-            yield runs.run_job(defs, instance, "train", scores_day, scores_day)
-            yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
-            yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
-        yield runs.run_job(defs, instance, "small_tables", None, None)
+        documents = other("transform", first, last, select=_of("transform", documents=True))
+        yield runs.run_job(defs, instance, "transform", first, last, select=_of("transform", documents=False))
+        with progress.stage("documents, in a process beside"):
+            yield documents.result()
+        if calendar.days < DAYS:
+            yield runs.run_job(defs, instance, "small_tables", None, None)
+            return
+        yield runs.run_job(defs, instance, "train", scores_day, scores_day)
+        yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
+        small = other("small_tables", None, None)
+        yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
+        with progress.stage("small tables, in a process beside"):
+            yield small.result()
+
+
+def _of(job: str, *, documents: bool) -> list[AssetKey]:
+    """The job's assets that are documents, or those that are not."""
+    from stripe_platform.definitions import defs
+
+    found = defs.resolve_job_def(job).asset_layer.selected_asset_keys
+    return sorted(key for key in found if (key.path[0] == "documents") is documents)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from stripe_platform.cdc import manifest
 from stripe_platform.cdc.canary import emit
 from stripe_platform.cdc.capture import CaptureBusyError, CaptureReport, Following, capture
 from stripe_platform.cdc.manifest import Chain, Manifest
+from stripe_platform.cdc.quarantined import in_documents
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.reference.copies import copy
 from stripe_platform.reference.database import REFERENCE
@@ -261,9 +262,9 @@ class _Documents(_Store):
         stream.take(self._db, self._connection, self._duck, self.lake, self.chain, batches)
 
     def put_aside(self) -> int:
-        from stripe_platform.documents import quarantine, transactions
+        from stripe_platform.documents import transactions
 
-        return quarantine.count(self._db, transactions.NAME)
+        return in_documents(self._db, transactions.NAME)
 
 
 class _Served(_Store):
@@ -287,9 +288,7 @@ class _Served(_Store):
         reference_rows.take(self._db, self.lake, batches)
 
     def put_aside(self) -> int:
-        from stripe_platform.documents import quarantine
-
-        return quarantine.count(self._db, *keys.SERVED)
+        return in_documents(self._db, *keys.SERVED)
 
 
 def _sing(settings: Settings, lake: Lake, stop: threading.Event, report: StreamReport) -> None:

@@ -23,9 +23,9 @@ from stripe_platform.cards import holds_card_number
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import files_through
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.quarantined import FED_BY_THE_LOG, in_documents
 from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import streamed
-from stripe_platform.documents.quarantine import FED_BY_THE_LOG
 from stripe_platform.documents.reference_rows import SERVED, Served, state
 from stripe_platform.documents.schemas import DATA, LOADS, QUARANTINE, STREAMS
 from stripe_platform.keys import key
@@ -247,7 +247,7 @@ def _content(rows: Sequence[tuple[Any, ...]]) -> int:
 def _quarantined(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
     with stores.mongo() as db:
         loads = db[LOADS].estimated_document_count() + db[STREAMS].estimated_document_count()
-        return frame({WHOLE: {ROWS: loads, "documents_quarantined": quarantine.count(db)}})
+        return frame({WHOLE: {ROWS: loads, "documents_quarantined": in_documents(db)}})
 
 
 def _lines(file: Path) -> int:

@@ -22,6 +22,7 @@ from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.columns import BY_NAME
 from stripe_platform.cdc.compact import files_through
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.quarantined import in_raw
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import OLTP_TABLES, UNDATED, key
 from stripe_platform.settings import load_settings
@@ -245,7 +246,7 @@ def _quarantined(stores: Stores, _days: Sequence[dt.date]) -> pd.DataFrame:
     """All raw tables together; those of the deployment's own sources too."""
     with stores.warehouse() as connection:
         tables = connection.execute("select count(distinct table_name) from raw._applied").fetchone()
-        keys = sum(quarantine.counts(connection).values())
+        keys = sum(in_raw(connection).values())
         return frame({WHOLE: {ROWS: tables[0] if tables else 0, "keys_quarantined": keys}})
 
 

@@ -13,14 +13,14 @@ import dagster as dg
 
 from resources.lake import Lake, LakeResource
 from stripe_platform import pictures
-from stripe_platform.cdc import dashboard
+from stripe_platform.cdc import dashboard, quarantined
 from stripe_platform.cdc import snapshots as states
 from stripe_platform.cdc.canary import emit
 from stripe_platform.cdc.capture import CaptureError, CaptureReport, capture
 from stripe_platform.cdc.compact import compact, compact_range
 from stripe_platform.cdc.daily import schema_of
 from stripe_platform.cdc.manifest import Chain
-from stripe_platform.cdc.metrics import slot_metrics
+from stripe_platform.cdc.metrics import sealing_metrics, slot_metrics
 from stripe_platform.cdc.proof import verified
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.keys import DATED, PLATFORM, SCORES, TABLES, UNDATED, Table, key
@@ -57,16 +57,19 @@ def _dashboard(lake: Lake, chain: Chain, report: CaptureReport) -> dict[str, Any
     settings = load_settings()
     slot, known = slot_metrics(settings, OLTP, lake), verified(lake)
     as_text = sum(sum(m.unrepresentable.values()) for m in chain.manifests)
+    apart, sealing = quarantined.by_store(settings), sealing_metrics(settings, OLTP, lake)
     seen = dashboard.add(lake, dashboard.Sample(
         dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), slot.seconds_behind or 0.0, slot.unacknowledged_bytes,
-        slot.kept_bytes, round(report.rows_per_second, 1), as_text))
+        slot.kept_bytes, round(report.rows_per_second, 1), as_text, apart["raw"],
+        apart["documents"]))
     drawn = dashboard.picture(seen, dashboard.changes_by_day(chain, settings.first_day),
                               dashboard.unproven(lake, chain, [*DATED, SCORES, *UNDATED]))
     return {
-        "dashboard": dg.MetadataValue.md(pictures.as_markdown(drawn, "lag, log kept, changes by day, tables proven")),
+        "dashboard": dg.MetadataValue.md(pictures.as_markdown(drawn, "lag, log kept, put aside, days, proofs")),
         "slot_unacknowledged_bytes": slot.unacknowledged_bytes, "slot_kept_bytes": slot.kept_bytes,
         "slot_status": slot.wal_status, "seconds_behind": slot.seconds_behind or 0.0,
-        "values_kept_as_text": as_text,
+        "values_kept_as_text": as_text, "sealing_failures": sealing.sealing_failures,
+        **{f"{store}_put_aside": count for store, count in apart.items() if count is not None},
         "tables_verified": sum("verified_through" in facts for facts in known.values()),
         "tables_differing": sum("differs_at" in facts for facts in known.values()),
         "verified_through": dg.MetadataValue.json(

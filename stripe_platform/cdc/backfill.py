@@ -301,7 +301,8 @@ class _Batch:
         batch = Manifest(
             self.seq, self.last.digest if self.last else None, own.source.name, own.epoch.slot,
             own.epoch.system_identifier, own.epoch.timeline, own.epoch.ordinal, own.epoch.name, start,
-            max(start, own.session.lsn), 0, self.rows, 0, now, now, None, self.writer.finish(), {})
+            max(start, own.session.lsn), 0, self.rows, 0, now, now, None, self.writer.finish(),
+            {}).hashed()
         if not own.lake.put_if_absent(batch.path, batch.encode()):
             raise CopyError(f"{batch.path} was written by another process: stop it, one capture may run at a time")
 

@@ -399,7 +399,7 @@ class Drain:
             self.end_lsn, self.transactions, self.changes, self.boundaries,
             commit_time(self.first_ts).isoformat(), commit_time(self.last_ts).isoformat(), day,
             self.writer.finish(), dict(sorted(self.decoder.unrepresentable.items())), self.canaries,
-            stream.settle(self.seq))
+            stream.settle(self.seq)).hashed()
         self.decoder.unrepresentable = {}
         self._remember()
         if not self.lake.put_if_absent(batch.path, batch.encode()):

@@ -1,4 +1,4 @@
-"""How the change log does, as a picture: lag, log kept, changes by day, and how far each table is proven.
+"""How the change log does, as a picture: lag, log kept, what is put aside, changes by day, how far tables are proven.
 
 Every materialization of `cdc/batches` adds a sample to `cdc/health.json`; the picture shows the newest of them. A
 sample lost to a kill or to two writers is a missing dot, so the file is replaced without waiting for the disk.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ DAYS = 42  # ledger days that are drawn
 @dataclass(frozen=True)
 class Sample:
     """One look. Seconds and bytes behind the source, bytes of log it keeps for us, changes a second while reading;
-    `kept_as_text`: values so far that no typed column holds.
+    `kept_as_text`: values so far that no typed column holds. `raw_put_aside`, `documents_put_aside`: keys that a store
+    refuses now, None where it did not answer or the sample is older than the count.
     """
 
     at: str
@@ -41,6 +43,8 @@ class Sample:
     kept_bytes: int
     changes_per_second: float
     kept_as_text: int
+    raw_put_aside: int | None = None
+    documents_put_aside: int | None = None
 
 
 def samples(lake: Lake) -> list[Sample]:
@@ -83,36 +87,47 @@ def _behind(facts: Mapping[str, Any], end: int) -> int | None:
 
 
 def picture(seen: Sequence[Sample], by_day: Mapping[dt.date, int], proofs: Mapping[str, int | None]) -> bytes:
-    """PNG of four panels."""
+    """PNG of five panels."""
     from matplotlib.dates import date2num
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 5.6), dpi=72)
-    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.1, top=0.94, wspace=0.34, hspace=0.42)
-    (lag, log), (days, tables) = figure.subplots(2, 2)
+    figure = Figure(figsize=(12.6, 5.6), dpi=72)
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.08, top=0.94, wspace=0.2, hspace=0.36)
+    grid = figure.add_gridspec(2, 6)
+    lag, log, apart = (figure.add_subplot(grid[0, n:n + 2]) for n in (0, 2, 4))
+    days, tables = figure.add_subplot(grid[1, :3]), figure.add_subplot(grid[1, 4:])
     seen = seen[::-max(1, len(seen) // DOTS)][::-1]
     times = [date2num(dt.datetime.fromisoformat(each.at)) for each in seen]
-    _lines(lag, times, {"seconds behind": [s.seconds_behind for s in seen],
-                        "values kept as text": [float(s.kept_as_text) for s in seen]}, "lag; values kept as text")
+    _lines(lag, times, {"seconds behind": [s.seconds_behind for s in seen]}, "lag")
     _lines(log, times, {"not acknowledged": [s.unacknowledged_bytes / 2**20 for s in seen],
                         "kept by the server": [s.kept_bytes / 2**20 for s in seen]}, "log in MB")
+    _lines(apart, times, {"kept as text": [s.kept_as_text for s in seen],
+                          "raw": [_drawn(s.raw_put_aside) for s in seen],
+                          "documents": [_drawn(s.documents_put_aside) for s in seen]},
+           "put aside now by raw, by documents; values kept as text")
     rate = max((s.changes_per_second for s in seen), default=0.0)
     days.bar(range(len(by_day)), list(by_day.values()), color=pictures.ACCENT)
     shown = list(by_day)
     ticks = range(0, len(shown), max(1, len(shown) // 5))
     days.set_xticks(list(ticks), [shown[n].strftime("%m-%d") for n in ticks], fontsize=7)
+    days.tick_params(labelsize=7)
     days.set_title(f"changes by ledger day (read at up to {rate:,.0f} a second)", fontsize=9)
     _proofs(tables, proofs)
     return pictures.drawn(figure)
 
 
+def _drawn(count: int | None) -> float:
+    """A gap where nothing was counted."""
+    return math.nan if count is None else count
+
+
 def _lines(axes: Axes, times: Sequence[float], lines: Mapping[str, Sequence[float]], title: str) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    for (name, values), colour in zip(lines.items(), (pictures.ACCENT, pictures.ALARM), strict=True):
+    for (name, values), colour in zip(lines.items(), (pictures.ACCENT, pictures.ALARM, pictures.INK), strict=False):
         axes.plot(times, values, marker="o", markersize=3, linewidth=1, color=colour, label=name)
     axes.xaxis_date()
-    axes.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=6))
+    axes.xaxis.set_major_locator(locator := AutoDateLocator(minticks=3, maxticks=8))  # no range between two units
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_ylim(bottom=0)
     axes.set_title(title, fontsize=9)

@@ -1,8 +1,9 @@
 """Batch manifests: the hash chain that says which files hold which stretch of the log, and which day each belongs to.
 
 `cdc/manifests/<seq>.json` is written last and conditionally: a batch exists when its manifest does. Each names the
-sha256 of the one before it, so that a removed, changed or reordered batch is found by reading forward. Old ones are
-sealed into segments (`segments.py`), byte by byte the same.
+sha256 of the one before it, so that a removed, changed or reordered batch is found by reading forward, and its own,
+which stands for the newest as long as none follows. Old ones are sealed into segments (`segments.py`), byte by byte
+the same.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Manifest:
     `closes`: ledger day whose boundary row this batch ends with. `changes` counts every published change,
     `boundaries` of them rows of the calendar, which are no table's content. `canaries`: numbers that arrived since
     the batch before, as (first, last). `stream`: where to read on and what was refused, where the changes came as
-    Debezium's events; None where they came from the server.
+    Debezium's events; None where they came from the server. `content_hash`: sha256 of the JSON without itself; None in
+    manifests of releases that had none.
     """
 
     seq: int
@@ -78,6 +80,7 @@ class Manifest:
     unrepresentable: dict[str, int] = field(default_factory=dict)
     canaries: tuple[tuple[int, int], ...] = ()
     stream: dict[str, Any] | None = None
+    content_hash: str | None = None
 
     @property
     def path(self) -> str:
@@ -103,9 +106,15 @@ class Manifest:
                     "closes": self.closes and self.closes.isoformat()}
         if not self.canaries:
             del content["canaries"]
-        if self.stream is None:
-            del content["stream"]
+        for name in ("stream", "content_hash"):
+            if content[name] is None:
+                del content[name]
         return canonical(content)
+
+    def hashed(self) -> Manifest:
+        """This manifest as it is to be written: with its own hash."""
+        bare = dataclasses.replace(self, content_hash=None)
+        return dataclasses.replace(bare, content_hash=bare.digest)
 
     @property
     def digest(self) -> str:
@@ -139,16 +148,21 @@ def canonical(content: object) -> bytes:
 
 
 def decode(data: bytes, path: str) -> Manifest:
-    """Manifest of its JSON; `ChainError` when it cannot be read."""
+    """Manifest of its JSON; `ChainError` when it cannot be read, or is not what was written."""
     try:
         content: dict[str, Any] = json.loads(data)
-        return _made(content, tuple(BatchFile(**f) for f in content["files"]))
+        made = _made(content, tuple(BatchFile(**f) for f in content["files"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ChainError(f"{path} cannot be read as a batch manifest: restore it from a backup") from error
+    if made.content_hash is not None:
+        line = b'\n "content_hash": "%b",' % str(made.content_hash).encode("utf-8", "replace")
+        if hashlib.sha256(data.replace(line, b"", 1)).hexdigest() != made.content_hash:
+            raise ChainError(f"{path} is not what was written, its own hash differs: restore it from a backup")
+    return made
 
 
 def _made(content: dict[str, Any], files: Sequence[BatchFile], *, quick: bool = False) -> Manifest:
-    content = {"stream": None} | content | {
+    content = {"stream": None, "content_hash": None} | content | {
         "from_lsn": lsn_int(content["from_lsn"]), "to_lsn": lsn_int(content["to_lsn"]),
         "closes": dt.date.fromisoformat(content["closes"]) if content["closes"] else None, "files": files,
         "canaries": tuple((first, last) for first, last in content["canaries"]) if "canaries" in content else ()}

@@ -1,4 +1,4 @@
-"""The slot in figures, for sensors and dashboards: how far behind its reader is and how much log it keeps."""
+"""Slot and log in figures, for sensors and dashboards: how far behind the reader is, what is kept and not sealed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from resources.lake import Lake
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.describe import connect
+from stripe_platform.cdc.sealing import Failures
+from stripe_platform.cdc.segments import Listing
 from stripe_platform.cdc.source import Source
 from stripe_platform.settings import Settings
 
@@ -61,3 +63,30 @@ def slot_metrics(settings: Settings, source: Source, lake: Lake | None = None) -
     last = dt.datetime.fromisoformat(newest.last_commit) if newest and newest.last_commit else None
     seconds = 0.0 if not behind else None if last is None else max(0.0, (now - last).total_seconds())
     return SlotMetrics(source.name, slot, behind or 0, kept or 0, status or "lost", safe, active, seconds)
+
+
+@dataclass(frozen=True)
+class SealingMetrics:
+    """Manifests that no segment holds; sealings that failed, in all and since one went well, and when last (ISO)."""
+
+    source: str
+    single_manifests: int
+    sealing_failures: int
+    sealing_failures_in_a_row: int
+    sealing_failed_at: str | None
+
+    @property
+    def alarms(self) -> list[str]:
+        """A sentence while sealing fails; nothing is lost, but the log is read ever slower."""
+        if not self.sealing_failures_in_a_row:
+            return []
+        times = f"{self.sealing_failures_in_a_row} times in a row, last at {self.sealing_failed_at}"
+        return [(f"manifests of source {self.source} could not be sealed {times}: the capture's log says why,"
+                 " `stripe-platform cdc verify --log-only` names manifests that do not follow")]
+
+
+def sealing_metrics(settings: Settings, source: Source, lake: Lake | None = None) -> SealingMetrics:
+    """How sealing of a source's manifests stands."""
+    lake = lake or source.lake(settings)
+    failures = Failures.load(lake)
+    return SealingMetrics(source.name, len(Listing.of(lake).singles), failures.total, failures.in_a_row, failures.at)

@@ -6,8 +6,13 @@ on, the newest manifest never. A kill leaves the single files, or the segment an
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +22,7 @@ from stripe_platform.cdc import segments
 from stripe_platform.cdc.manifest import Manifest
 from stripe_platform.cdc.segments import ChainError, Listing, Segment, path_of
 
+FAILURES = "cdc/sealing.json"
 FEW = 256
 MANY = 8192
 
@@ -66,10 +72,36 @@ def _refuse_gaps(read: list[bytes], first: int, digest: str | None) -> None:
         digest = segments.digest_of(data)
 
 
+@dataclass(frozen=True)
+class Failures:
+    """Sealings that failed: `total` since the log began, `in_a_row` since one went well, the newest `at` (ISO)."""
+
+    total: int = 0
+    in_a_row: int = 0
+    at: str | None = None
+
+    @classmethod
+    def load(cls, lake: Lake) -> Failures:
+        """What was counted; a torn count begins again."""
+        if lake.size(FAILURES) is None:
+            return cls()
+        try:
+            return cls(**json.loads(lake.read(FAILURES)))
+        except (ValueError, TypeError):
+            return cls()
+
+    def one_more(self) -> Failures:
+        return Failures(self.total + 1, self.in_a_row + 1, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+
+    def save(self, lake: Lake) -> None:
+        lake.put(FAILURES, manifests.canonical(dataclasses.asdict(self)), durable=False)
+
+
 class Sealer:
     """Seals beside a capture, in a thread of its own: landing waits for nothing but the last of it.
 
-    What cannot be sealed is named in the log and tried again later; batches are durable without it.
+    What cannot be sealed is named in the log, counted in the lake (`metrics.py` shows it) and tried again later;
+    batches are durable without it.
     """
 
     def __init__(self, lake: Lake) -> None:
@@ -94,7 +126,13 @@ class Sealer:
 
     def _seal(self, through: int) -> int:
         try:
-            return seal(self._lake, through)
+            sealed = seal(self._lake, through)
         except Exception:  # a lake that does not answer, singles that do not follow: `cdc verify` names the latter
             log.exception("manifests could not be sealed; they are read one by one")
+            with suppress(Exception):  # the same lake: what it does not take is in the log
+                Failures.load(self._lake).one_more().save(self._lake)
             return 0
+        with suppress(Exception):
+            if (before := Failures.load(self._lake)).in_a_row:
+                dataclasses.replace(before, in_a_row=0).save(self._lake)
+        return sealed

@@ -24,7 +24,8 @@ from stripe_platform.settings import Settings, load_settings
 
 INTERVAL_SECONDS = 15
 BUDGET_SECONDS = 20.0  # a tick is cut at 60 s and would then save no cursor
-ATTEMPTS = 3
+ATTEMPTS = 3  # of which a step failed
+BEGINNINGS = 10  # of all: a run whose process was killed, or that never began, says nothing against its batches
 BATCH_TAG, ATTEMPT_TAG = "cdc/batch", "cdc/attempt"
 CARRIED = tuple(key("raw", name) for name in DATED)
 IN_PROGRESS = (
@@ -35,13 +36,17 @@ IN_PROGRESS = (
 
 @dataclass(frozen=True)
 class Cursor:
-    """`done`: batches up to here were carried or given up; `through` beyond it: a request for those between is out."""
+    """`done`: batches up to here were carried or given up; `through` beyond it: a request for those between is out.
+
+    `attempt` numbers its runs, `failed` of them ended because a step failed.
+    """
 
     done: int = 0
     through: int = 0
     digest: str = ""
     attempt: int = 0
     days: tuple[str, ...] = ()
+    failed: int = 0
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -127,13 +132,20 @@ def _look_after(context: dg.SensorEvaluationContext, cursor: Cursor) -> tuple[Cu
         return cursor, _skip(cursor, f"run {runs[0].run_id} carries {', '.join(cursor.days)}")
     if runs[0].status == dg.DagsterRunStatus.SUCCESS:
         return cursor.finished(), None
-    if cursor.attempt >= ATTEMPTS:
+    failed = cursor.failed + (not _interrupted(context.instance, runs[0]))
+    if failed >= ATTEMPTS or cursor.attempt >= BEGINNINGS:
         context.log.error(
-            f"ledger days {', '.join(cursor.days)} failed {ATTEMPTS} times, last in run {runs[0].run_id}: repair the"
-            " cause and materialize them; batches that follow are carried on")
+            f"ledger days {', '.join(cursor.days)} were not carried in {cursor.attempt} runs, {failed} of which failed,"
+            f" last run {runs[0].run_id}: repair the cause and materialize them; batches that follow are carried on")
         return cursor.finished(), None
-    again = dataclasses.replace(cursor, attempt=cursor.attempt + 1)
+    again = dataclasses.replace(cursor, attempt=cursor.attempt + 1, failed=failed)
     return again, dg.SensorResult(run_requests=[again.request()], cursor=again.text())
+
+
+def _interrupted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run ended without a step that failed and without a user who cancelled it."""
+    return run.status == dg.DagsterRunStatus.FAILURE and not instance.get_records_for_run(
+        run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records
 
 
 def _uncarried(instance: dg.DagsterInstance, chain: Chain, done: int,
@@ -164,5 +176,3 @@ def _carried_by(instance: dg.DagsterInstance, asset: dg.AssetKey, day: str) -> i
 
 def _skip(cursor: Cursor, reason: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=cursor.text())
-
-

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 UNKNOWN_DAY = dt.date.min.isoformat()
-FED_BY_THE_LOG: Document = {"fence": {"$exists": True}}  # landing's own entries have a line in a file instead
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,7 @@ class Outcome:
 def entries(db: Database[Document], collection: str) -> dict[str, str]:
     """Fence by key of what a collection has put aside."""
     return {row["key"]: row["fence"] for row in db[QUARANTINE].find(
-        {"collection": collection, **FED_BY_THE_LOG}, {"key": 1, "fence": 1})}
-
-
-def count(db: Database[Document], *collections: str) -> int:
-    """Documents put aside, of these collections or of all that the log feeds."""
-    of = {"collection": {"$in": list(collections)}} if collections else {}
-    return db[QUARANTINE].count_documents(FED_BY_THE_LOG | of)
+        {"collection": collection, **quarantined.FED_BY_THE_LOG}, {"key": 1, "fence": 1})}
 
 
 def settle(db: Database[Document], collection: str, source: str, known: Mapping[str, str], met: Outcome) -> None:
@@ -83,7 +76,7 @@ def settle(db: Database[Document], collection: str, source: str, known: Mapping[
 def listing(db: Database[Document]) -> list[dict[str, Any]]:
     """Every entry, as `warehouse.release.listing` has them."""
     found = []
-    for row in db[QUARANTINE].find(FED_BY_THE_LOG).sort("_id", 1):
+    for row in db[QUARANTINE].find(quarantined.FED_BY_THE_LOG).sort("_id", 1):
         epoch, lsn, order = row["fence"].rsplit(":", 2)
         found.append({
             "store": "documents", "table": row["collection"], "id": quarantined.shown(row["key"]),

@@ -19,6 +19,7 @@ from bson import Decimal128
 from stripe_platform.cdc import fold
 from stripe_platform.cdc.compact import sort_by_key
 from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.quarantined import in_documents
 from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import LoadReport, streamed, streaming
 from stripe_platform.documents.quarantine import Outcome, Refused
@@ -78,7 +79,7 @@ def load(db: Database[Document], lake: Lake) -> dict[str, LoadReport]:
             for what in ("read", "inserted", "updated"):
                 setattr(reports[name], what, getattr(reports[name], what) + getattr(report, what))
     for name, report in reports.items():
-        report.quarantined = quarantine.count(db, name)
+        report.quarantined = in_documents(db, name)
     return reports
 
 
@@ -106,7 +107,7 @@ def retry(db: Database[Document], lake: Lake) -> int:
             rows = state(lake, chain, each, streamed(db, REFERENCE.name)[0])
             mine = pa.array([name in known for name in _ids(rows, each)], pa.bool_())
             _write(db, each, rows.filter(mine), known)
-            closed += len(known) - quarantine.count(db, each.collection)
+            closed += len(known) - in_documents(db, each.collection)
     return closed
 
 

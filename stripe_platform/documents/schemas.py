@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stripe_platform.cdc import quarantined
+
 Schema = dict[str, Any]
 
-LOADS, QUARANTINE, STREAMS = "ops_loads", "ops_quarantine", "ops_streams"
+LOADS, QUARANTINE, STREAMS = "ops_loads", quarantined.COLLECTION, "ops_streams"
 CONTROL_COLLECTIONS = (LOADS, QUARANTINE, STREAMS)  # not data: what was loaded, what was refused, how far batches came
 
 STATUSES = ("disputed", "failed", "fraudulent", "pending", "refunded", "succeeded")

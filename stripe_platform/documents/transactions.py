@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stripe_platform import progress
 from stripe_platform.cdc import daily as dailies
+from stripe_platform.cdc.quarantined import in_documents
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.documents import change_log, quarantine
 from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record, streamed
@@ -53,7 +54,7 @@ def load(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> LoadRep
             record(db, NAME, {day: digests[day] for day in chunk})
             advance(len(chunk))
     report.by_day = count_by_day(db, NAME, sorted(days))
-    report.quarantined = quarantine.count(db, NAME)
+    report.quarantined = in_documents(db, NAME)
     return report
 
 

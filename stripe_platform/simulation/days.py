@@ -155,9 +155,8 @@ class Days:
                 total = total + settle.changed(found, moved, disputes=disputes)
         if day in self.business:
             made = self.made(day)
-            total = total + settle.earned(settle.settled(made.captured, made.account, day), made.account)
-            amount, account = self.renewed(day)
-            total = total + settle.earned(settle.settled(amount, account, day), account)
+            total = total + settle.earned(made.captured, made.account, day)
+            total = total + settle.earned(*self.renewed(day), day)
         return total
 
     def renewed(self, day: dt.date) -> tuple[np.ndarray, np.ndarray]:

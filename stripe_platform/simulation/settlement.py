@@ -52,17 +52,17 @@ class Settlement:
             result[mine] = (2 * amount[mine] * times + per) // (2 * per)
         return result
 
-    def fee(self, settled: np.ndarray, account: np.ndarray) -> np.ndarray:
-        """The fee of each charge, in its merchant's currency."""
+    def _fee(self, settled: np.ndarray, account: np.ndarray) -> np.ndarray:
         merchants = self.merchants
         multiple = merchants.multiple[account]
         units = settled // multiple
-        fee = (units * merchants.basis_points[account] + 5000) // 10_000 * multiple + merchants.fixed[account]
-        return np.where(settled > 0, fee, 0)
+        return (units * merchants.basis_points[account] + 5000) // 10_000 * multiple + merchants.fixed[account]
 
-    def earned(self, settled: np.ndarray, account: np.ndarray) -> np.ndarray:
-        """By merchant: what a day's charges bring after fees."""
-        return self._sums(settled - self.fee(settled, account), account)
+    def earned(self, captured: np.ndarray, account: np.ndarray, day: dt.date) -> np.ndarray:
+        """By merchant: what a day's charges bring after fees. Four öre are no cent, and still cost their fee."""
+        taken = captured > 0
+        settled = self.settled(captured[taken], account[taken], day)
+        return self._sums(settled - self._fee(settled, account[taken]), account[taken])
 
     def taken(self, begun: Docket, *, disputes: bool) -> np.ndarray:
         """By merchant: what refunds or disputes take on the day they begin."""

@@ -79,13 +79,6 @@ def entries(conn: psycopg.Connection, table: str) -> dict[str, Entry]:
         "select key_hash, epoch, commit_lsn, ord, rule from raw._quarantine where table_name = %s", [table])}
 
 
-def counts(conn: psycopg.Connection) -> dict[str, int]:
-    """Entries by table; tables without any are not there."""
-    if conn.execute("select to_regclass('raw._quarantine')").fetchone() == (None,):
-        return {}
-    return dict(conn.execute("select table_name, count(*) from raw._quarantine group by 1").fetchall())
-
-
 def close_before(conn: psycopg.Connection, table: str, cut: Fence) -> None:
     """A truncation took the rows that these entries would have changed."""
     conn.execute("delete from raw._quarantine where table_name = %s and (epoch, commit_lsn, ord) < (%s, %s, %s)",

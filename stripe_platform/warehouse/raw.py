@@ -26,6 +26,7 @@ from stripe_platform.cdc.compact import joined, sort_by_key
 from stripe_platform.cdc.daily import Daily, NotContiguousError
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_text
+from stripe_platform.cdc.quarantined import in_raw
 from stripe_platform.settings import load_settings
 from stripe_platform.warehouse import quarantine, raw_tables
 from stripe_platform.warehouse.raw_copy import copy_rows, with_fence
@@ -140,7 +141,7 @@ def apply(conn: psycopg.Connection, lake: Lake, table: str, days: Sequence[dt.da
         with conn.transaction():
             conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", run.name)))
     report.total = count(conn, run.name) if run.follower is None else _count_followed(conn, run.follower)
-    report.quarantined = quarantine.counts(conn).get(run.name, 0)
+    report.quarantined = in_raw(conn).get(run.name, 0)
     report.seconds = time.monotonic() - begun
     return report
 

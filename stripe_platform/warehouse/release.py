@@ -15,7 +15,7 @@ from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import gather, joined
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.pgoutput import lsn_text
-from stripe_platform.cdc.quarantined import REMEDY
+from stripe_platform.cdc.quarantined import REMEDY, in_raw
 from stripe_platform.warehouse import quarantine, raw, raw_tables
 from stripe_platform.warehouse.stream import by_day, streamed
 
@@ -39,7 +39,7 @@ def retry(conn: psycopg.Connection, lake: Lake, first_day: dt.date) -> int:
     chain, closed = Chain.load(lake), 0
     for table in catalogue.tables(chain):
         run = raw.run_of(lake, chain, table)
-        before = quarantine.counts(conn).get(run.name, 0)
+        before = in_raw(conn).get(run.name, 0)
         if not before:
             continue
         with conn.transaction():
@@ -47,7 +47,7 @@ def retry(conn: psycopg.Connection, lake: Lake, first_day: dt.date) -> int:
             history = _history(conn, run, chain, first_day)
             if history is not None:
                 raw.take(conn, run, history)
-        closed += before - quarantine.counts(conn).get(run.name, 0)
+        closed += before - in_raw(conn).get(run.name, 0)
     return closed
 
 

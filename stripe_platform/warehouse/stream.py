@@ -18,6 +18,7 @@ from resources.lake import Lake
 from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.compact import gather
 from stripe_platform.cdc.manifest import Chain, Manifest
+from stripe_platform.cdc.quarantined import in_raw
 from stripe_platform.warehouse import quarantine, raw
 
 _STREAMED = """
@@ -111,7 +112,7 @@ class RawStream:
 
     def put_aside(self) -> int:
         """Keys of any table that raw has put aside."""
-        return sum(quarantine.counts(self._conn).values())
+        return sum(in_raw(self._conn).values())
 
     def _take_table(self, chain: Chain, table: str, batches: Sequence[Manifest], *, trusting: bool) -> int:
         run = raw.run_of(self._lake, chain, table)

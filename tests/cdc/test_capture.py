@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import fcntl
+import hashlib
 import json
+import re
 
 import psycopg
 import pyarrow as pa
@@ -210,9 +213,62 @@ def test_a_missing_manifest_is_named(three_batches, source):
     assert verify(source, lake=three_batches).problems
 
 
+def ahead(manifest: bytes) -> bytes:
+    """The batch says that it ends later than it does: a digit of its position."""
+    end = json.loads(manifest)["to_lsn"]
+    return manifest.replace(end.encode(), manifests.lsn_text(lsn_int(end) + (1 << 24)).encode())
+
+
+@pytest.mark.parametrize(("spoil", "named"), [
+    (lambda manifest: manifest[:len(manifest) // 2], "cannot be read as a batch manifest"),
+    (lambda _manifest: b"", "cannot be read as a batch manifest"),
+    (lambda manifest: manifest[:40] + bytes(512) + manifest[552:], "cannot be read as a batch manifest"),
+    (ahead, "is not what was written, its own hash differs"),
+    (lambda manifest: manifest.replace(b'"content_hash": "', b'"content_hash": "0'), "is not what was written"),
+    (lambda manifest: manifest.replace(b'"content_hash"', b'"content_hasi"'), "cannot be read as a batch manifest"),
+], ids=["torn", "empty", "a block of zeros", "another position", "another hash", "another name"])
+def test_a_spoilt_newest_manifest_is_named_and_stops_the_log_until_it_is_restored(three_batches, source, spoil, named):
+    path = manifests.last(three_batches).path
+    good = three_batches.read(path)
+    three_batches.put(path, spoil(good))
+    sentence = f"^{path} {named}.*: restore it from a backup$"
+    with owner(source) as connection:
+        accounts(connection, 100, 3)
+    for refused in (lambda: capture(source), lambda: compact(three_batches, "accounts", FIRST, first_day=FIRST)):
+        with pytest.raises(ChainError, match=sentence):
+            refused()
+    (problem,) = verify(source, lake=three_batches).problems
+    assert re.match(sentence, problem)
+    three_batches.put(path, good)
+    capture(source)
+    assert verify(source, lake=three_batches).problems == []
+    assert [r["id"] for r in changes(three_batches, "accounts")][-3:] == [account_id(n) for n in (100, 101, 102)]
+
+
+def test_no_byte_of_a_newest_manifest_changes_unseen(three_batches):
+    newest = manifests.last(three_batches)
+    good = three_batches.read(newest.path)
+    for place in range(len(good)):
+        for bit in (0x01, 0x20, 0x80):
+            with pytest.raises(ChainError, match=newest.path):
+                manifests.decode(good[:place] + bytes([good[place] ^ bit]) + good[place + 1:], newest.path)
+            with pytest.raises(ChainError, match=newest.path):
+                manifests.decode(good[:place], newest.path)
+
+
+def test_a_manifest_of_a_release_that_had_no_hash_is_read_and_written_as_it_was():
+    old = manifests.Manifest(1, None, "oltp", "slot", "1", 1, 1, "000001-00000001", 0, 8, 1, 0, 0, None, None, None)
+    assert b"content_hash" not in old.encode()
+    assert manifests.decode(old.encode(), old.path) == old
+    new = old.hashed()
+    assert manifests.decode(new.encode(), new.path) == new == new.hashed()
+    assert hashlib.sha256(new.encode()).hexdigest() == new.digest != old.digest
+
+
 def test_a_changed_manifest_breaks_the_chain_behind_it(three_batches):
     path = "cdc/manifests/000000000002.json"
-    three_batches.put(path, three_batches.read(path).replace(b'"transactions": 1', b'"transactions": 2'))
+    changed = dataclasses.replace(manifests.read(three_batches, 2), transactions=2)
+    three_batches.put(path, changed.hashed().encode())
     with pytest.raises(ChainError, match=r"000000000003\.json does not follow"):
         Chain.load(three_batches)
 

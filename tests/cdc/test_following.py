@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from beside import beside
 from cdc_source import FIRST, accounts, close, owner, reference
 from killing import die, in_child
 
@@ -26,22 +27,9 @@ PATIENCE = 30.0
 def followed(source: Settings, every: float = 0.05) -> Iterator[list[Manifest]]:
     """The batches that a capture in another thread lands while the block runs."""
     landed: list[Manifest] = []
-    following, failed = Following(threading.Event(), landed.append, every), []
-
-    def run() -> None:
-        try:
-            capture(source, following=following)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    following = Following(threading.Event(), landed.append, every)
+    with beside(lambda: capture(source, following=following), following.stop):
         yield landed
-    finally:
-        following.stop.set()
-        thread.join()
-    assert failed == []
 
 
 def until(landed: list[Manifest], rows: int) -> None:

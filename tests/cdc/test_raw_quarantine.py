@@ -20,6 +20,7 @@ from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.compact import compact_range
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.keys import key
+from stripe_platform.settings import load_settings
 from stripe_platform.warehouse import quarantine, raw, raw_tables, release
 from stripe_platform.warehouse.raw import apply
 from stripe_platform.warehouse.raw_tables import Target
@@ -89,6 +90,7 @@ def test_a_poison_row_is_put_aside_while_others_flow(shops, bring, raw_connectio
     found = release.listing(raw_connection)
     assert [(entry["rule"], entry["table"], entry["source"]) for entry in found] == [(named, "accounts", "oltp")]
     assert found[0]["id"] == account_id(3)
+    assert quarantined.by_store(load_settings()) == {"raw": 1, "documents": None}
     standing = {row[0]: row[6] for row in raw_state(raw_connection, "accounts")}
     assert standing == {row[0]: row[6] for row in source_state(shops, "accounts")} | {account_id(3): "shop3"}
     told = "".join(capfd.readouterr()) + repr(found)

@@ -21,6 +21,7 @@ from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc import sealing, segments
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.manifest import BatchFile, Chain, ChainError, Epoch, Manifest, save_epoch
+from stripe_platform.cdc.metrics import sealing_metrics
 from stripe_platform.cdc.replay import events
 from stripe_platform.cdc.sealing import seal
 from stripe_platform.cdc.segments import path_of, segment_path
@@ -283,7 +284,13 @@ def test_an_open_day_is_sealed_where_it_has_many_batches_and_a_failing_sealer_st
                 accounts(connection, n, 1)
                 assert capture(source).rows["accounts"] == 1
         assert "manifests could not be sealed" in caplog.text
+        failing = sealing_metrics(source, OLTP)
+        assert (failing.single_manifests, failing.sealing_failures, failing.sealing_failures_in_a_row) == (4, 1, 1)
+        assert "could not be sealed 1 times in a row" in failing.alarms[0]
         accounts(connection, 9, 1)
         capture(source)
+    mended = sealing_metrics(source, OLTP)
+    assert (mended.single_manifests, mended.sealing_failures, mended.sealing_failures_in_a_row) == (1, 1, 0)
+    assert mended.alarms == []
     assert store.list(segments.FOLDER) == [segment_path(1)]
     assert [m.seq for m in Chain.load(store).manifests] == [1, 2, 3, 4, 5]

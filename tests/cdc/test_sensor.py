@@ -1,7 +1,5 @@
 """The sensor: one run per set of new batches, retried a bounded number of times, nothing lost between ticks."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 
@@ -10,14 +8,20 @@ import pytest
 from cdc_source import FIRST, accounts, close, owner, reference
 
 from stripe_platform.cdc import sensors
-from stripe_platform.cdc.sensors import ATTEMPT_TAG, ATTEMPTS, BATCH_TAG, CARRIED, build_sensor
+from stripe_platform.cdc.sensors import ATTEMPT_TAG, ATTEMPTS, BATCH_TAG, BEGINNINGS, CARRIED, build_sensor
 from stripe_platform.partitions import DAILY
 
 DAY = FIRST.isoformat()
 
 
+class Rule(dg.Config):
+    breaks: bool = False
+
+
 @dg.asset(partitions_def=DAILY)
-def carried() -> None: ...
+def carried(config: Rule) -> None:
+    if config.breaks:
+        raise ValueError("a rule that these batches break")
 
 
 arrivals = dg.define_asset_job("arrivals", [carried])
@@ -42,6 +46,14 @@ class Ticks:
         """A run of the request in some state, as the daemon would have left it."""
         return self.instance.add_run(dg.DagsterRun(job_name="arrivals", run_id=dg._core.utils.make_new_run_id(),
                                                    status=status, tags=dict(request.tags)))
+
+
+    def fails(self, request: dg.RunRequest) -> None:
+        """The request's run, executed, with a step that fails."""
+        done = defs.resolve_job_def("arrivals").execute_in_process(
+            instance=self.instance, partition_key=request.partition_key, tags=dict(request.tags), raise_on_error=False,
+            run_config={"ops": {"carried": {"config": {"breaks": True}}}})
+        assert not done.success
 
 
 @pytest.fixture
@@ -87,12 +99,40 @@ def test_a_failed_run_is_tried_again_under_another_name_and_not_for_ever(tick, c
     for _attempt in range(ATTEMPTS):
         request = only(tick())
         names.append((request.tags[BATCH_TAG], request.tags[ATTEMPT_TAG], request.run_key))
-        tick.run(request, dg.DagsterRunStatus.FAILURE)
+        tick.fails(request)
     assert not tick().run_requests
     assert len({name[0] for name in names}) == 1
     assert [name[1] for name in names] == ["1", "2", "3"]
     accounts(connection, 1, 1)
     assert only(tick()).partition_key == DAY  # later batches are carried on
+
+
+def test_runs_that_were_killed_use_up_no_attempt_but_are_not_begun_for_ever(tick, connection):
+    for _ in range(ATTEMPTS + 1):
+        tick.run(only(tick()), dg.DagsterRunStatus.FAILURE)  # no step failed: its process died
+    for _ in range(ATTEMPTS):
+        tick.fails(only(tick()))
+    assert not tick().run_requests
+    accounts(connection, 1, 1)
+    for n in range(BEGINNINGS):
+        request = only(tick())
+        assert request.tags[ATTEMPT_TAG] == str(n + 1)
+        tick.run(request, dg.DagsterRunStatus.FAILURE)
+    assert not tick().run_requests
+
+
+def test_a_run_that_a_user_cancels_again_and_again_is_given_up_as_a_failed_one(tick, connection):
+    for _ in range(ATTEMPTS):
+        tick.run(only(tick()), dg.DagsterRunStatus.CANCELED)
+    assert not tick().run_requests
+
+
+def test_a_cursor_of_the_release_before_is_read_on(tick, connection):
+    request = only(tick())
+    content = json.loads(tick.cursor)
+    del content["failed"]
+    tick.cursor = json.dumps(content)
+    assert only(tick()).run_key == request.run_key
 
 
 def test_a_tick_that_was_killed_before_its_run_began_asks_for_the_same_run(tick, connection):

@@ -11,6 +11,7 @@ from document_files import CHARGE, noon
 from stripe_platform.cdc import quarantined
 from stripe_platform.documents import quarantine, transactions, writing
 from stripe_platform.documents.schemas import LOADS, QUARANTINE
+from stripe_platform.settings import load_settings
 
 pytestmark = pytest.mark.servers
 CARD = "4242424242424242"
@@ -29,6 +30,7 @@ def test_a_poison_document_is_put_aside_while_others_flow(database, ledger, capf
         ledger.charge(name, 1, currency=CARD if name == "b" else "eur")
     report = transactions.load(database, ledger.lake, ledger.write(1))
     assert (report.inserted, report.quarantined) == (2, 1)
+    assert quarantined.by_store(load_settings())["documents"] == 1
     assert ids(database) == ["ch_a", "ch_c"]
     (entry,) = quarantine.listing(database)
     assert (entry["id"], entry["rule"], entry["source"], entry["epoch"]) == (

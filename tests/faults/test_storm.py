@@ -1,6 +1,8 @@
-"""Two hundred kills: capture, following, compaction, apply, databases and document server, while payments are made.
+"""Two hundred strikes: capture, following, compaction, apply, databases and document server are killed, disks are full,
+writers are two and manifests spoilt, while payments are made.
 
-`FAULT_SEED` replays a run, `STORM` says how many kills. Afterwards source, log, raw and documents hold the same.
+`FAULT_SEED` replays a run, `STORM` says how many strikes. Afterwards source, log, raw and documents hold the same. The
+sensor has a storm of its own: `test_sensor_storm.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -22,10 +26,11 @@ from oltp_shop import Shop
 from resources.lake import LocalLake, open_lake
 from resources.warehouse import connect_postgres
 from stripe_platform import streaming
+from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import CaptureBusyError, capture
 from stripe_platform.cdc.compact import compact_range
-from stripe_platform.cdc.manifest import Chain
+from stripe_platform.cdc.manifest import Chain, ChainError
 from stripe_platform.cdc.reconcile import reconcile
 from stripe_platform.cdc.verify import verify
 from stripe_platform.embedded import servers as embedded
@@ -46,8 +51,8 @@ class Storm:
         self.settings, self.home, self.dice, self.counts = settings, home, dice, Counter()
 
     def strike(self) -> None:
-        name = self.dice.choices(["follow", "capture", "compact", "apply", "disk_full", "two_writers", "server"],
-                                 [40, 20, 12, 12, 6, 6, 4])[0]
+        name = self.dice.choices(["follow", "capture", "compact", "apply", "disk_full", "two_writers", "manifest",
+                                  "server"], [38, 19, 11, 11, 6, 6, 5, 4])[0]
         self.counts[name] += 1
         getattr(self, name)()
 
@@ -101,6 +106,26 @@ class Storm:
         beside = start(second)
         self.capture()
         os.waitpid(beside, 0)
+
+    def manifest(self) -> None:
+        """The newest manifest is torn or spoilt while the log is followed: it is named until it is restored."""
+        lake = open_lake(self.settings)
+        capture(self.settings)
+        child = start(lambda: streaming.follow(self.settings, stop=threading.Event(), every=0.03))
+        time.sleep(self.dice.uniform(0.2, 0.8))
+        newest = manifests.last(lake)
+        assert newest is not None
+        path, good = newest.path, lake.read(newest.path)
+        place = self.dice.randrange(len(good))
+        flipped = good[:place] + bytes([good[place] ^ 1 << self.dice.randrange(8)]) + good[place + 1:]
+        lake.put(path, self.dice.choice([good[:place], flipped]))
+        time.sleep(self.dice.uniform(0.0, 0.3))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with pytest.raises(ChainError, match=rf"^{path} .*: restore it from a backup$"):
+            Chain.load(lake)  # as everything does that applies batches
+        assert verify(self.settings).problems[0].startswith(path)
+        lake.put(path, good)
 
     def server(self) -> None:
         """kill -9 of a whole server, and its start."""

@@ -137,3 +137,11 @@ def test_no_subscription_moves_after_its_end():
     late = [name for name, states in moves.items() if "canceled" in [state for _, state in sorted(states)][:-1]]
     assert len(moves) > 50
     assert late == []
+
+
+def test_what_is_nothing_in_a_merchants_currency_still_costs_its_fee():
+    """Four öre captured are no cent; the ledger books the fee all the same, and a payout without it was refused."""
+    days = make()
+    abroad = np.flatnonzero(days.merchants.exchanged & (days.world.account_currency == "sek"))[:1]
+    earned = days.settlement.earned(np.array([4, 0]), np.repeat(abroad, 2), LIFE.first_day)
+    assert earned[abroad[0]] == -days.merchants.fixed[abroad[0]] < 0

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from beside import beside
 from company import TABLES, differing, followed_to_the_end
 from oltp_shop import Shop
 from typer.testing import CliRunner
@@ -47,22 +48,8 @@ SEED = 20261122
 def followed(settings: Settings) -> Iterator[streaming.StreamReport]:
     """The platform follows its log while the block runs; the report is complete afterwards."""
     stop, done = threading.Event(), streaming.StreamReport()
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.__dict__.update(streaming.follow(settings, stop=stop, every=0.05).__dict__)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with beside(lambda: done.__dict__.update(streaming.follow(settings, stop=stop, every=0.05).__dict__), stop):
         yield done
-    finally:
-        stop.set()
-        thread.join()
-    assert failed == []
 
 
 def soon(found: Callable[[], object], wanted: object) -> None:
