@@ -203,8 +203,8 @@ class Path:
             raise CatalogueError(
                 f"{self.version(ordinal).qualified}.{name} came and was changed again before it could be looked up, so"
                 " what older rows have in it is not known: take the table anew with `stripe-platform cdc snapshot"
-                f" --table {self.version(ordinal).table}`, or, where a stream feeds the log, set the source's dsn and read"
-                " it into a lake of its own")
+                f" --table {self.version(ordinal).table}`, or, where a stream feeds the log, set the source's dsn and"
+                " read it into a lake of its own")
 
     def carry(self, rows: pa.Table, start: int, end: int) -> pa.Table:
         """Rows of version `start` as they are in version `end`."""

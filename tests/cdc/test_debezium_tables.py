@@ -72,6 +72,15 @@ def test_a_column_that_comes_goes_or_changes_its_type_makes_a_new_version(lake):
     assert (way.step_to(3).retyped, way.step_to(4).dropped) == (("more",), ("note",))
 
 
+def test_what_a_version_told_stays_its_own_though_a_later_one_of_the_batch_tells_otherwise(lake):
+    more = column("more", "int32", optional=False, default=5)
+    take(lake, change([ID, NOTE], "c", {"id": 1, "note": "a"}, lsn=100),
+         change([ID, NOTE, more], "c", {"id": 2, "note": "b", "more": 6}, lsn=200),
+         change([ID, NOTE], "c", {"id": 3, "note": "c"}, lsn=300))
+    way = Way(catalogue.Lineage.load(lake, Chain.load(lake), "orders"))
+    assert (len(Chain.load(lake).manifests), way.step_to(2).added) == (1, {"more": "5"})
+
+
 def test_a_stream_that_is_read_on_later_keeps_its_versions(lake):
     first = change([ID, NOTE], "c", {"id": 1, "note": "a"}, lsn=100)
     take(lake, first)
@@ -276,7 +285,7 @@ def test_a_connector_of_any_source_differs_from_ours_in_names_and_in_describing_
 def test_a_lake_that_a_stream_feeds_is_not_read_on_from_a_slot_nor_compared_with_one(source, tmp_path):
     lake = LocalLake(tmp_path / "fed")
     take(lake, change([ID], "c", {"id": 1}, lsn=100))
-    for read in (capture, reconcile):
-        with pytest.raises(CaptureError, match="is fed by a Debezium stream"):
+    for read, rule in ((capture, "read on with --from-kafka"), (reconcile, "prove the log alone with --log-only")):
+        with pytest.raises(CaptureError, match=f"is fed by a Debezium stream.*{rule}"):
             read(source, lake=lake, source=OLTP)
     assert verify(source, lake=lake, source=OLTP).problems == []
