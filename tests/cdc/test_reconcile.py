@@ -103,7 +103,7 @@ def rewrite(log, change, first: int = 1) -> None:
             files.append(file)
         changed = sum(f.rows for f in files) - sum(f.rows for f in manifest.files)
         altered = dataclasses.replace(manifest, files=tuple(files), changes=manifest.changes + changed,
-                                      previous=altered.digest if altered else manifest.previous)
+                                      previous=altered.digest if altered else manifest.previous).hashed()
         log.put(altered.path, altered.encode())
 
 
