@@ -101,10 +101,17 @@ def gather(lake: Lake, table: str, sources: Sequence[dailies.Source], chain: Cha
                  for part, number in zip(parts, numbers, strict=True)]
         # Sorted where one version has all rows; between versions the order of the log alone says what came first.
         key = lineage.versions[numbers[0] - 1].key if len(set(numbers)) == 1 else ()
+    return sort_by_key(in_commit_order(parts, sources), key)
+
+
+def in_commit_order(parts: Sequence[pa.Table], sources: Sequence[dailies.Source]) -> pa.Table:
+    """Rows of these batch files together. A batch has several of a table where its columns changed, or where values
+    came that no typed column holds: such files interleave, only the fence says what came first.
+    """
     changes = joined(parts)
-    if len({source.seq for source in sources}) < len(sources):  # a batch with several files: in order only by stamp
+    if len({source.seq for source in sources}) < len(sources):
         changes = changes.sort_by([(name, "ascending") for name in FENCE])
-    return sort_by_key(changes, key)
+    return changes
 
 
 def files_through(lake: Lake, chain: Chain, table: str, days: Sequence[dt.date], seq: int, since: dt.date,

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from resources.lake import Lake
 from stripe_platform.cdc import fold
-from stripe_platform.cdc.compact import read_rows, sort_by_key
+from stripe_platform.cdc.compact import in_commit_order, read_rows, sort_by_key
 from stripe_platform.cdc.daily import Source
 from stripe_platform.cdc.manifest import Chain
 
@@ -48,14 +48,14 @@ def compare(lake: Lake, connection: psycopg.Connection, tables: Iterable[str]) -
     chain, found = Chain.load(lake), Comparison()
     for name in tables:
         key = _key(connection, name)
-        parts = [read_rows(lake, chain, name, Source(manifest.seq, file.path, file.sha256))
+        files = [Source(manifest.seq, file.path, file.sha256)
                  for manifest in chain.manifests for file in manifest.files_of(name)]
-        if not parts:
+        if not files:
             found.sources[name] = _count(connection, name)
             found.lost += found.sources[name]
             found.tables[name] = {"source": found.sources[name], "captured": 0, "equal": False}
             continue
-        changes = pa.concat_tables(parts, promote_options="default")
+        changes = in_commit_order([read_rows(lake, chain, name, file) for file in files], files)
         newest = fold.collapse(sort_by_key(changes, key), key)
         columns = [column for column in newest.column_names if not column.startswith("_")]
         rows = [row for row, op in zip(_rows(newest, columns), newest["_op"].to_pylist(), strict=True) if op != "d"]

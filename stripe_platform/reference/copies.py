@@ -19,7 +19,7 @@ from psycopg import sql
 from resources.lake import Lake, LakeError
 from stripe_platform.cdc import fold, segments
 from stripe_platform.cdc import manifest as manifests
-from stripe_platform.cdc.compact import read_batch_file, sort_by_key
+from stripe_platform.cdc.compact import in_commit_order, read_batch_file, sort_by_key
 from stripe_platform.cdc.daily import Source as BatchFileOf
 from stripe_platform.cdc.manifest import Manifest
 from stripe_platform.cdc.pgoutput import lsn_text
@@ -156,7 +156,7 @@ def changes_of(lake: Lake, batch: Manifest, table: str, known: Position | None =
     files = [BatchFileOf(batch.seq, file.path, file.sha256) for file in batch.files_of(table)]
     if not files:
         return None
-    rows = pa.concat_tables([read_batch_file(lake, file) for file in files], promote_options="default")
+    rows = in_commit_order([read_batch_file(lake, file) for file in files], files)
     if pc.any(pc.equal(rows["_op"], "t")).as_py():
         raise CopyError(f"batch {batch.seq} truncates reference.{table}, whose rows are retired one by one: put its"
                         " rows back and start the copies anew")

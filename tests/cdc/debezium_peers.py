@@ -20,7 +20,7 @@ from resources.lake import LocalLake
 from stripe_platform.cdc import fold
 from stripe_platform.cdc.bench import PEERS
 from stripe_platform.cdc.columns import is_own
-from stripe_platform.cdc.compact import encode, read_batch_file, sort_by_key
+from stripe_platform.cdc.compact import encode, in_commit_order, read_batch_file, sort_by_key
 from stripe_platform.cdc.daily import Source
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.snapshots import merge
@@ -138,9 +138,8 @@ def hashes(state: pa.Table) -> dict[str, str]:
 
 
 def _state(lake: LocalLake, table: str, key: tuple[str, ...]) -> pa.Table:
-    parts = [read_batch_file(lake, Source(m.seq, f.path, f.sha256))
-             for m in Chain.load(lake).manifests for f in m.files_of(table)]
-    changes = pa.concat_tables(parts, promote_options="default")
+    files = [Source(m.seq, f.path, f.sha256) for m in Chain.load(lake).manifests for f in m.files_of(table)]
+    changes = in_commit_order([read_batch_file(lake, file) for file in files], files)
     state = changes.select([n for n in changes.column_names if is_own(n) or n in ("_epoch", "_commit_lsn", "_ord")])
     state = state.slice(0, 0)
     for part in fold.segments(changes):

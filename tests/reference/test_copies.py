@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from killing import die, in_child
 from reference_states import differing, one, state
 
+from stripe_platform.cdc import capture as capturing
 from stripe_platform.cdc.batches import BatchWriter
 from stripe_platform.cdc.capture import capture, ensure_slot
 from stripe_platform.cdc.manifest import Chain
@@ -42,6 +43,22 @@ def test_the_seeds_stand_on_both_sides_and_a_second_sync_moves_nothing(ready: Se
     assert (len(found["currencies"][1]), len(found["countries"][1])) == (len(CURRENCY_CODES), len(COUNTRY_CODES))
     again = sync(ready)
     assert (again.captured, again.copied) == ({}, {})
+
+
+def test_changes_of_a_batch_whose_values_need_several_files_are_copied_in_the_order_of_their_commits(
+        ready: Settings, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch):
+    """A value that no typed column holds has a file of its own in its batch; what came after it stands in the other."""
+    monkeypatch.setattr(capturing, "CHUNK_BYTES", 1)
+    shop = write.register_merchant(conn, **SHOP)
+    with psycopg.connect(ready.need("reference_owner_dsn"), autocommit=True) as owner:
+        owner.execute("alter table reference.merchants drop constraint merchants_created_check")
+        for name, created in (("First", "2026-06-01"), ("Second", "infinity"), ("Third", "2026-06-01")):
+            owner.execute("update reference.merchants set name = %s, created = %s where id = %s", [name, created, shop])
+    sync(ready)
+    newest = Chain.load(lake(ready)).manifests[-1]
+    assert len(newest.files_of("merchants")) == 2
+    assert differing(ready) == []
+    assert one(ready, f"select name from oltp.accounts where id = '{shop}'") == ("Third",)
 
 
 def test_every_kind_of_change_arrives_with_its_values(ready: Settings, conn: psycopg.Connection):
