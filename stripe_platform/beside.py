@@ -24,6 +24,7 @@ Beside = Callable[..., "Future[runs.RunReport]"]
 def beside() -> Iterator[Beside]:
     """Yields `submit(job, first, last, select=...)` of `runs.run_job`, whose runs follow one another over there."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        pool.submit(_import)
         yield lambda *what, **how: pool.submit(_run, *what, **how)
 
 
@@ -37,6 +38,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _import() -> None:
+    """What takes longest, while there is nothing to run yet."""
+    import great_expectations  # noqa: F401
+
+    import stripe_platform.definitions  # noqa: F401
 
 
 def _run(job: str, first: dt.date | None, last: dt.date | None, select: list[dg.AssetKey] | None = None,

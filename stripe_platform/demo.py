@@ -60,15 +60,14 @@ def _carry(calendar: BusinessDays) -> Iterator[runs.RunReport]:
         yield runs.run_job(defs, instance, "ingest", first, last)
         documents = other("transform", first, last, select=_of("transform", documents=True))
         yield runs.run_job(defs, instance, "transform", first, last, select=_of("transform", documents=False))
+        if calendar.days >= DAYS:
+            yield runs.run_job(defs, instance, "train", scores_day, scores_day)
+            yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
+        small = other("small_tables", None, None)  # behind the last capture
+        if calendar.days >= DAYS:
+            yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
         with progress.stage("documents, in a process beside"):
             yield documents.result()
-        if calendar.days < DAYS:
-            yield runs.run_job(defs, instance, "small_tables", None, None)
-            return
-        yield runs.run_job(defs, instance, "train", scores_day, scores_day)
-        yield runs.run_job(defs, instance, "ingest", scores_day, scores_day)
-        small = other("small_tables", None, None)
-        yield runs.run_job(defs, instance, "transform", scores_day, scores_day, select=[SCORED])
         with progress.stage("small tables, in a process beside"):
             yield small.result()
 
