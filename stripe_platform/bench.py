@@ -78,3 +78,12 @@ def _key(name: str) -> str:
 
 def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else round(value, 4)
+
+
+def peak_mb() -> float:
+    """Most memory that this process has held since its program began, in MB.
+
+    Not `ru_maxrss`: that begins with what the parent held, so that every child of a large one took the same.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import secrets
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from pydantic import SecretStr
 
 from resources.lake import LocalLake
 from stripe_platform import progress
-from stripe_platform.bench import Report
+from stripe_platform.bench import Report, peak_mb
 from stripe_platform.cdc.backfill import backfill
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.slot import DATA, Stream, inspect, read_keepalive, replication
@@ -228,7 +227,7 @@ def _capture(settings: Settings, folder: Path) -> tuple[int, float, float]:
     begun = time.monotonic()
     report = capture(settings, lake=LocalLake(folder), source=SOURCE)
     seconds = time.monotonic() - begun
-    return report.total, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return report.total, seconds, peak_mb()
 
 
 def _our_snapshot(place: Place, rows: int) -> float:

@@ -170,18 +170,14 @@ def _ordinals(stamps: list[pa.Table], manifest: Manifest) -> list[str]:
     ordinal = np.concatenate([t["_ord"].to_numpy() for t in stamps]) if stamps else np.zeros(0, np.int64)
     order = np.lexsort((ordinal, lsn))
     lsn, ordinal = lsn[order], ordinal[order]
-    read = lsn % 8 == 7  # rows read in a snapshot, before the position it was taken at: of no transaction
-    copied = int(read.sum())
-    if (np.diff(lsn[read]) == 0)[np.diff(ordinal[read]) == 0].any():
-        return [f"{manifest.path}: a row read in a snapshot is there twice"]
-    lsn, ordinal = lsn[~read], ordinal[~read]
     same = lsn[1:] == lsn[:-1]
     if (same & (ordinal[1:] == ordinal[:-1])).any():
         at = lsn[1:][same & (ordinal[1:] == ordinal[:-1])][0]
         return [f"{manifest.path}: a change of the commit at {lsn_text(int(at))} is there twice"]
-    if copied + len(ordinal) + manifest.boundaries != manifest.changes:
-        held = copied + len(ordinal)
-        return [f"{manifest.path}: {manifest.changes} changes are named, the files hold {held} of them"]
+    if len(ordinal) + manifest.boundaries != manifest.changes:
+        return [f"{manifest.path}: {manifest.changes} changes are named, the files hold {len(ordinal)} of them"]
+    if not manifest.transactions:  # rows read in a snapshot, before the position it was taken at: of no commit
+        return []
     ends = np.append(~same, True) if len(lsn) else np.zeros(0, bool)
     holes = int(ordinal[ends].sum()) - len(ordinal)
     if holes < 0 or holes > manifest.boundaries:

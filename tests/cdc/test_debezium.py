@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from debezium_events import (
     CATALOGUE,
@@ -27,8 +31,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resources.lake import LocalLake
-from stripe_platform.cdc import jsonl
+from stripe_platform.cdc import jsonl, manifest
 from stripe_platform.cdc.capture import CaptureError
+from stripe_platform.cdc.compact import encode
 from stripe_platform.cdc.debezium_values import DEFAULT
 from stripe_platform.cdc.intake import intake, of_lake
 from stripe_platform.cdc.manifest import Chain
@@ -109,6 +114,21 @@ def test_a_missing_transaction_stops_the_reading_before_it(lake):
         read(lake, told)
     found = read(lake, [*told[:3], *transaction(2, 300, ("c", row(2)), previous=150), *told[3:]])
     assert found.transactions == 3
+
+
+def test_a_change_that_a_batch_of_a_stream_lacks_is_found_by_its_ordinal(lake):
+    """Where a stream's commit ends stands at seven of eight bytes, as the rows of a first copy do."""
+    read(lake, records(transaction(1, 806, ("c", row(1)), ("c", row(2)), ("c", row(3)))))
+    newest = manifest.last(lake)
+    (file,) = newest.files
+    rows = pq.read_table(pa.BufferReader(lake.read(file.path)))
+    assert (rows["_ord"].to_pylist(), rows["_commit_lsn"][0].as_py() % 8) == ([1, 2, 3], 7)
+    data = encode(rows.take([0, 2]))
+    lake.put(file.path, data)
+    less = dataclasses.replace(file, rows=2, ops={"c": 2}, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    lake.put(newest.path, dataclasses.replace(newest, files=(less,), changes=newest.changes - 1).hashed().encode())
+    (problem,) = verify(load_settings(), lake=lake, source=SOURCE).problems
+    assert "1 ordinals are missing" in problem
 
 
 def test_a_log_that_went_back_is_not_taken_for_a_repetition(lake):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 
 import pytest
 
+from stripe_platform.bench import peak_mb
 from stripe_platform.cdc.capture import capture
 from stripe_platform.cdc.manifest import Chain
 from stripe_platform.cdc.verify import verify
@@ -22,10 +22,10 @@ def peak_megabytes(work) -> float:
     child = os.fork()
     if not child:
         try:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            before = peak_mb()
             work()
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            os.write(writing, str(grown / 1024).encode())
+            grown = peak_mb() - before
+            os.write(writing, str(grown).encode())
         finally:
             os._exit(0)
     os.close(writing)
