@@ -50,6 +50,7 @@ class Topics:
             TopicPartition(name, n, positions.get(f"{name}/{n}", OFFSET_BEGINNING)) for name, n in places])
 
     def poll(self, seconds: float) -> list[Record | Refused]:
+        """Records that came within so many seconds, few enough for memory; `CaptureError` where a topic is not read."""
         found: list[Record | Refused] = []
         begun, size = time.monotonic(), 0
         while len(found) < AT_ONCE and size < AT_ONCE_BYTES:

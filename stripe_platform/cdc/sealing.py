@@ -11,7 +11,6 @@ import datetime as dt
 import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -90,7 +89,10 @@ class Failures:
         except (ValueError, TypeError):
             return cls()
 
-    def one_more(self) -> Failures:
+    def after(self, *, failed: bool) -> Failures:
+        """The count behind one more sealing."""
+        if not failed:
+            return dataclasses.replace(self, in_a_row=0)
         return Failures(self.total + 1, self.in_a_row + 1, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
 
     def save(self, lake: Lake) -> None:
@@ -129,10 +131,15 @@ class Sealer:
             sealed = seal(self._lake, through)
         except Exception:  # a lake that does not answer, singles that do not follow: `cdc verify` names the latter
             log.exception("manifests could not be sealed; they are read one by one")
-            with suppress(Exception):  # the same lake: what it does not take is in the log
-                Failures.load(self._lake).one_more().save(self._lake)
+            self._count(failed=True)
             return 0
-        with suppress(Exception):
-            if (before := Failures.load(self._lake)).in_a_row:
-                dataclasses.replace(before, in_a_row=0).save(self._lake)
+        self._count(failed=False)
         return sealed
+
+    def _count(self, *, failed: bool) -> None:
+        try:
+            known = Failures.load(self._lake)
+            if failed or known.in_a_row:
+                known.after(failed=failed).save(self._lake)
+        except Exception:  # the count is no batch: landing goes on
+            log.exception("how sealing went could not be counted in %s", FAILURES)

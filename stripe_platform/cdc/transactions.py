@@ -123,6 +123,7 @@ class Assembler:
         return sum(map(len, self._open.values()))
 
     def boundary(self, record: Record, end: Boundary) -> None:
+        """A BEGIN or END; `GapError` where the log went back."""
         self._next[record.place] = record.offset + 1
         if end.begins:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,16 @@ def landed(lake: LocalLake, table: str = "orders") -> list[dict[str, Any]]:
     parts = [read_batch_file(lake, BatchSource(m.seq, f.path, f.sha256))
              for m in Chain.load(lake).manifests for f in m.files_of(table)]
     return pa.concat_tables(parts, promote_options="default").to_pylist() if parts else []
+
+
+def delivered(found: Sequence[Record], dice: random.Random) -> list[Record]:
+    """Records as partitions deliver them: each keeps its order, nothing else does."""
+    queues: dict[str, list[Record]] = {}
+    for record in found:
+        queues.setdefault(record.place, []).append(record)
+    told = []
+    while queues:
+        place = dice.choice(sorted(queues))
+        told.append(queues[place].pop(0))
+        queues = {name: left for name, left in queues.items() if left}
+    return told

@@ -18,6 +18,7 @@ from debezium_events import (
     SOURCE,
     Delivered,
     boundary,
+    delivered,
     event,
     landed,
     read,
@@ -77,14 +78,7 @@ def test_changes_arrive_typed_with_their_place_in_the_log(lake):
 @given(st.randoms(use_true_random=False), st.lists(st.integers(1, 26), max_size=3), st.integers(1, 3))
 def test_any_interleaving_and_any_stop_land_every_change_once_in_order(own_home, tmp_path_factory, dice, stops, width):
     lake = LocalLake(tmp_path_factory.mktemp("lake"))
-    queues: dict[str, list] = {}
-    for record in records(HISTORY, width):
-        queues.setdefault(record.place, []).append(record)
-    told = []
-    while queues:  # each partition keeps its order, nothing else does
-        place = dice.choice(sorted(queues))
-        told.append(queues[place].pop(0))
-        queues = {name: left for name, left in queues.items() if left}
+    told = delivered(records(HISTORY, width), dice)
     for stop in [*sorted(stops), len(told)]:
         read(lake, told[:stop])
     assert stamps(lake) == STAMPS

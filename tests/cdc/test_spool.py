@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from debezium_events import event, landed, read, records, row, transaction, unchanged
+from debezium_events import delivered, event, landed, read, records, row, transaction, unchanged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -56,21 +56,14 @@ change = st.tuples(st.sampled_from("cuudt"), st.integers(1, 9)).map(
 def test_what_went_through_the_file_gives_the_same_bytes_as_what_stayed_in_memory(
         own_home, tmp_path_factory, bulks, dice, width, bound, again):
     told = [item for n, changes in enumerate(bulks, 1) for item in transaction(n, 1_000 * n, *changes)]
-    queues: dict[str, list] = {}
-    for record in records([*told, *told[:again]], width):
-        queues.setdefault(record.place, []).append(record)
-    delivered = []
-    while queues:  # each partition keeps its order, nothing else does
-        place = dice.choice(sorted(queues))
-        delivered.append(queues[place].pop(0))
-        queues = {name: left for name, left in queues.items() if left}
+    found = delivered(records([*told, *told[:again]], width), dice)
     lakes = []
     for limit in (spool.SPILL_CHANGES, bound):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(spool, "SPILL_CHANGES", limit)
             lakes.append(LocalLake(tmp_path_factory.mktemp("lake")))
-            if delivered:
-                read(lakes[-1], delivered)
+            if found:
+                read(lakes[-1], found)
     assert files(lakes[0]) == files(lakes[1])
 
 
