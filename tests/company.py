@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,17 @@ def shop(company: Settings) -> Iterator[Shop]:
         method = write.create_payment_method(conn, customer_id=customer, brand="visa", last4="4242", exp_month=1,
                                              exp_year=2030, funding="credit", country="FR")
         yield Shop(conn, ring, company, account, customer, method)
+
+
+def pay(conn: psycopg.Connection, shop: Shop, dice: random.Random) -> str | None:
+    """A payment, refunded in part three times in ten; the charge where it was not."""
+    payment = write.create_payment(
+        conn, account_id=shop.account, customer_id=shop.customer, payment_method_id=shop.method,
+        amount=dice.randrange(200, 9_000), currency="eur")
+    if dice.random() >= 0.3:
+        return payment.charge_id
+    write.create_refund(conn, charge_id=payment.charge_id, amount=100, currency="eur")
+    return None
 
 
 TABLES = ("charges", "charge_outcomes", "refunds", "disputes", "balance_transactions", "events")

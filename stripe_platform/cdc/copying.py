@@ -158,8 +158,7 @@ order by 1, 2
 
 def subject(connection: psycopg.Connection, source: ConfiguredSource, publication: str, name: str) -> Subject:
     """The published table as the snapshot has it, locked against rewrites; `CopyError` where it is not published."""
-    schema, _, table = name.rpartition(".")
-    schema = schema or source.schema
+    schema, table = source.place_of(name)
     row = connection.execute(_PUBLISHED, [publication, schema, table]).fetchone()
     if row is None:
         raise CopyError(f"{schema}.{table} is not published by source {source.name}: name it in the file of sources and"

@@ -71,15 +71,15 @@ from pg_attribute a where a.attrelid = %s and a.attnum > 0 and not a.attisdroppe
 def describer(settings: Settings, source: Source) -> Callable[[Relation], Details]:
     """Answers for the relations of a source: the declaration where there is one, else the source's own catalogue."""
     def answer(relation: Relation) -> Details:
-        key = source.tables.get(relation.table if relation.schema == source.schema else relation.qualified, ())
+        key = source.key_of(relation.schema, relation.table)
         if source.declared:
-            return Details(tuple(key))
+            return Details(key)
         if relation.told is not None:
             found = ddl.details(relation.told)
         else:
             with closing(connect(settings, source)) as connection:
                 found = describe(connection, relation)
-        return Details(tuple(key), found.numbers, found.missing) if key else found
+        return Details(key, found.numbers, found.missing) if key else found
 
     return answer
 
@@ -103,13 +103,12 @@ def describe(connection: psycopg.Connection, relation: Relation) -> Details:
 
 def asker(settings: Settings, source: ConfiguredSource) -> Callable[[str, str], Described | None]:
     """Describes tables by schema and name as the capture would; None for one that the source does not have."""
-    listed = {(each.name.rpartition(".")[0] or source.schema, each.name.rpartition(".")[2]): each.columns
-              for each in source.published if each.columns}
+    listed = {source.place_of(each.name): each.columns for each in source.published if each.columns}
 
     def answer(schema: str, table: str) -> Described | None:
-        key = source.tables.get(table if schema == source.schema else f"{schema}.{table}", ())
         with closing(connect(settings, source)) as connection:
-            return describe_table(connection, schema, table, tuple(key), listed.get((schema, table), ()))
+            return describe_table(connection, schema, table, source.key_of(schema, table),
+                                  listed.get((schema, table), ()))
 
     return answer
 

@@ -85,14 +85,13 @@ def _tables(source: Source, lake: Lake, catalogue: Catalogue | None, encoding: E
     given = catalogue if catalogue is not None else declared(source) if source.declared else {}
     if source.declared:
         return Tables(given, encoding)
-    qualified = {name: (name.rpartition(".")[0] or source.schema, name.rpartition(".")[2]) for name in source.tables}
     found = {table: [version] for table, version in of_lake(lake).items()}
     for version in catalogues.all_versions(lake):
         known = found.setdefault((version.schema, version.table), [])
         if version not in known:
             known.append(version)
     return Tables(given, encoding, strict=False, lake=found, ask=ask,
-                  keys={qualified[name]: tuple(key) for name, key in source.tables.items() if key})
+                  keys={source.place_of(name): tuple(key) for name, key in source.tables.items() if key})
 
 
 def _epoch(lake: Lake, slot: str) -> Epoch:
@@ -145,8 +144,8 @@ def listed(source: ConfiguredSource) -> Catalogue:
     """The tables whose types the file of sources names."""
     found = {}
     for each in source.published:
-        schema, table = each.name.rpartition(".")[0] or source.schema, each.name.rpartition(".")[2]
         if each.types:
+            schema, table = source.place_of(each.name)
             found[schema, table] = declared_version(schema, table, source.tables.get(each.name, ()), list(each.types))
     return found
 

@@ -35,6 +35,15 @@ class Source:
     declared: bool = True
     reader: str | None = None
 
+    def place_of(self, name: str) -> tuple[str, str]:
+        """Schema and table of a name in `tables`: `table`, of the source's own schema, or `schema.table`."""
+        schema, _, table = name.rpartition(".")
+        return schema or self.schema, table
+
+    def key_of(self, schema: str, table: str) -> tuple[str, ...]:
+        """The key that `tables` gives a table; empty where it names none."""
+        return next((tuple(key) for name, key in self.tables.items() if self.place_of(name) == (schema, table)), ())
+
     def slot_name(self, settings: Settings) -> str:
         return str(getattr(settings, self.slot))
 

@@ -171,9 +171,8 @@ def tell(settings: Settings, source: ConfiguredSource) -> None:
 
 
 def _entry(source: ConfiguredSource, each: Published) -> sql.Composed:
-    schema, _, table = each.name.rpartition(".")
     listed = sql.SQL(", ").join(map(sql.Identifier, each.columns))
     columns = sql.SQL(" ({})").format(listed) if each.columns else sql.SQL("")
     # The filter is SQL of who runs the deployment, written in its own file; it runs with the owner's rights.
     where = sql.SQL(" where ({})").format(sql.SQL(each.where)) if each.where else sql.SQL("")
-    return sql.SQL("{}{}{}").format(sql.Identifier(schema or source.schema, table), columns, where)
+    return sql.SQL("{}{}{}").format(sql.Identifier(*source.place_of(each.name)), columns, where)

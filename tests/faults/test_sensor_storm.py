@@ -23,7 +23,8 @@ import dagster as dg
 import psutil
 import psycopg
 import pytest
-from company import TABLES, raw_differing
+from beside import beside
+from company import TABLES, pay, raw_differing
 from dagster._core.definitions.run_request import InstigatorType
 from killing import in_child, start
 from oltp_shop import Shop
@@ -39,7 +40,6 @@ from stripe_platform.cdc.verify import verify
 from stripe_platform.embedded import servers as embedded
 from stripe_platform.embedded import state
 from stripe_platform.keys import DATED
-from stripe_platform.oltp import write
 from stripe_platform.oltp.calendar import close_day
 from stripe_platform.settings import Settings, load_settings
 
@@ -270,12 +270,8 @@ def test_after_fifty_kills_the_sensor_has_carried_every_batch_and_none_twice(sho
         dice, day = random.Random(seed + 1), settings.first_day  # noqa: S311 - a replayable run
         with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
             while not over.wait(0.15):
-                payment = write.create_payment(
-                    conn, account_id=shop.account, customer_id=shop.customer, payment_method_id=shop.method,
-                    amount=dice.randrange(200, 9_000), currency="eur")
+                pay(conn, shop, dice)
                 made["payments"] += 1
-                if dice.random() < 0.3:
-                    write.create_refund(conn, charge_id=payment.charge_id, amount=100, currency="eur")
                 if made["days"] < (DAYS - 1) * struck // KILLS:
                     with conn.transaction():
                         close_day(conn, day + dt.timedelta(days=made["days"]))
@@ -283,23 +279,18 @@ def test_after_fifty_kills_the_sensor_has_carried_every_batch_and_none_twice(sho
 
     deployment = Deployment(instance_home)
     storm = Storm(deployment, random.Random(seed))  # noqa: S311 - a replayable run
-    writer = threading.Thread(target=live)
-    writer.start()
     try:
         deployment.serve()
-        for _ in range(KILLS):
-            storm.strike()
-            struck += 1
-        over.set()
-        writer.join()
+        with beside(live, over):
+            for _ in range(KILLS):
+                storm.strike()
+                struck += 1
         capture(settings)
         daemon = deployment.daemon()
         waited(lambda: at_rest(settings))
         os.kill(daemon, 9)
         os.waitpid(daemon, 0)
     finally:
-        over.set()
-        writer.join()
         deployment.end()
     with dg.DagsterInstance.get() as instance:
         found = instance.get_runs()

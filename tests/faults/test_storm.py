@@ -19,7 +19,8 @@ from collections.abc import Callable
 import psutil
 import psycopg
 import pytest
-from company import differing, followed_to_the_end
+from beside import beside
+from company import differing, followed_to_the_end, pay
 from killing import in_child, start
 from oltp_shop import Shop
 
@@ -152,29 +153,19 @@ def test_after_two_hundred_kills_every_store_holds_what_the_source_has(shop: Sho
             try:
                 with psycopg.connect(settings.need("oltp_dsn"), autocommit=True) as conn:
                     while not over.is_set():
-                        payment = write.create_payment(
-                            conn, account_id=shop.account, customer_id=shop.customer, payment_method_id=shop.method,
-                            amount=dice.randrange(200, 9_000), currency="eur")
+                        charge = pay(conn, shop, dice)
                         made["payments"] += 1
-                        if dice.random() < 0.3:
-                            write.create_refund(conn, charge_id=payment.charge_id, amount=100, currency="eur")
-                        elif dice.random() < 0.1:
-                            write.create_dispute(conn, charge_id=payment.charge_id, amount=150, currency="eur",
-                                                 reason="general")
+                        if charge is not None and dice.random() < 0.1:
+                            write.create_dispute(conn, charge_id=charge, amount=150, currency="eur", reason="general")
                         over.wait(0.01)
             except (psycopg.OperationalError, WriteError):
                 made["interrupted"] += 1
                 over.wait(0.1)
 
     storm = Storm(settings, servers.home, random.Random(seed))  # noqa: S311 - a replayable run
-    writer = threading.Thread(target=live)
-    writer.start()
-    try:
+    with beside(live, over):
         for _ in range(KILLS):
             storm.strike()
-    finally:
-        over.set()
-        writer.join()
     followed_to_the_end(settings)
     print(f"FAULT_SEED={seed}: {dict(storm.counts)}, {dict(made)}")
     assert verify(settings).problems == [], f"FAULT_SEED={seed}"

@@ -122,6 +122,15 @@ def test_a_file_that_cannot_be_used_is_one_sentence_without_secrets(configured, 
     assert "secret@" not in str(caught.value)
 
 
+def test_a_table_may_be_named_with_its_schema_also_where_that_is_the_sources_own(configured):
+    source = load(configured('[sources.shop]\ndsn = "X"\nschema = "shelf"\n[sources.shop.tables]\n'
+                             '"shelf.jars" = {key = ["id"]}\nlids = {key = ["size"]}\n"attic.jars" = {}\n'))["shop"]
+    assert [source.place_of(each.name) for each in source.published] == [
+        ("shelf", "jars"), ("shelf", "lids"), ("attic", "jars")]
+    assert [source.key_of(*place) for place in (("shelf", "jars"), ("shelf", "lids"), ("attic", "jars"))] == [
+        ("id",), ("size",), ()]
+
+
 def test_a_name_or_a_variable_that_is_missing_is_named(configured, tmp_path, monkeypatch):
     settings = configured('[sources.shop]\ndsn = "NOWHERE_DSN"\n[sources.shop.tables.t]\n')
     with pytest.raises(SourceError, match="there is no source shp: one of shop"):
