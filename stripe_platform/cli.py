@@ -390,6 +390,7 @@ def serve_webhooks(
 def bench_oltp(
     seconds: Annotated[float, typer.Option(help="Length of one measurement.")] = 4,
     deep: Annotated[bool, typer.Option(help="Also from 10^5 to 10^6 stored charges.")] = False,
+    guards: Annotated[bool, typer.Option(help="Also with ever fewer triggers, keys, checks and indexes.")] = False,
     as_json: Json = False,
 ) -> None:
     """Whole payments per second beside pgbench on the same server. Example: stripe-platform bench oltp --json"""
@@ -401,7 +402,8 @@ def bench_oltp(
 
     local.up()
     with progress.enabled():
-        report = bench(load_settings(), servers.superuser(data_folder(), "oltp"), seconds=seconds, deep=deep)
+        report = bench(load_settings(), servers.superuser(data_folder(), "oltp"), seconds=seconds, deep=deep,
+                       guards=guards)
     if as_json:
         emit(report.as_json())
     else:

@@ -25,6 +25,7 @@ from psycopg import sql
 
 from stripe_platform import progress
 from stripe_platform.bench import Report
+from stripe_platform.oltp import guards_bench
 from stripe_platform.oltp.migrate import migrate
 from stripe_platform.oltp.payments import create_payment
 from stripe_platform.oltp.reference import seed_reference
@@ -86,10 +87,12 @@ class Round:
     p99_ms: float
 
 
-def bench(settings: Settings, superuser: str, *, seconds: float = 4, deep: bool = False) -> Report:
+def bench(settings: Settings, superuser: str, *, seconds: float = 4, deep: bool = False,
+          guards: bool = False) -> Report:
     """Measure and report. `superuser`: URL of a role that may create databases; `seconds` per round and side.
 
-    `deep` adds the cost of a payment at 10^5 and at 10^6 stored charges, which takes minutes.
+    `deep` adds the cost of a payment at 10^5 and at 10^6 stored charges, which takes minutes; `guards` what triggers,
+    keys, checks and indexes cost.
     """
     report = Report("oltp")
     with _scratch(settings, superuser) as scratch, tempfile.TemporaryDirectory() as folder:
@@ -112,6 +115,8 @@ def bench(settings: Settings, superuser: str, *, seconds: float = 4, deep: bool 
             _by_python(report, scratch, seconds)
             if deep:
                 _grow(report, conn, scratch, ours, peer, seconds, Path(folder))
+            if guards:
+                _strip(report, conn, scratch, ours, peer, seconds, Path(folder))
     return report
 
 
@@ -164,6 +169,23 @@ def _grow(report: Report, conn: psycopg.Connection, scratch: Scratch, ours: list
         cost[stored] = report.median(f"pgbench at {stored} charges") / report.median(f"ours at {stored} charges")
     report.bar("cost of a payment at 1000000 charges to that at 100000", cost[DEEP[1]] / cost[DEEP[0]], GROWTH_GOAL,
                at_most=True)
+
+
+def _strip(report: Report, conn: psycopg.Connection, scratch: Scratch, ours: list[str], peer: list[str],
+           seconds: float, folder: Path) -> None:
+    """Payments with ever fewer guards, each rung beside pgbench in alternating rounds."""
+    flat = folder / "flat.sql"
+    flat.write_text(guards_bench.FLAT_PAYMENT.format(merchants=MERCHANTS, payers=PAYERS))
+
+    def pair(name: str, is_flat: bool) -> float:
+        side = (["-f", str(flat)], scratch.superuser) if is_flat else (ours, scratch.app)
+        for _ in range(ROUNDS):
+            for of, (work, url) in (("pgbench", (peer, scratch.superuser)), ("ours", side)):
+                report.add(f"{of}, {name}", _run(conn, url, work, CLIENTS[-1], seconds, folder).tps,
+                           "transactions a second")
+        return report.median(f"ours, {name}") / report.median(f"pgbench, {name}")
+
+    guards_bench.measure(report, conn, pair)
 
 
 def _prepare(scratch: Scratch) -> None:
