@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from billing_desk import START, Desk
 from oltp_shop import Shop
 
 from stripe_platform.keyring import open_keyring
-from stripe_platform.oltp import write
+from stripe_platform.oltp import catalogue, write
 from stripe_platform.oltp.reference import seed_reference
 from stripe_platform.settings import Settings
 
@@ -27,3 +28,11 @@ def shop(oltp: Settings) -> Iterator[Shop]:
             conn, customer_id=customer, brand="visa", last4="4242", exp_month=1, exp_year=2030, funding="credit",
             country="FR")  # fmt: skip
         yield Shop(conn, ring, oltp, account, customer, method)
+
+
+@pytest.fixture
+def desk(shop: Shop) -> Desk:
+    product = catalogue.create_product(shop.conn, account_id=shop.account, name="Plan", created=START)
+    price = catalogue.create_price(shop.conn, product_id=product, currency="eur", unit_amount=1000, interval="month",
+                                   created=START)
+    return Desk(shop, product, price)
