@@ -13,11 +13,11 @@ from stripe_objects import CARD, T0, account, charge, customer, event, intent, m
 
 from stripe_platform.ingest.stripe import values
 from stripe_platform.ingest.stripe.arrivals import DEEPEST, Delivery, TooDeepError, arrivals, kind_name
+from stripe_platform.ingest.stripe.batch import ORDER, SLOT
 from stripe_platform.ingest.stripe.kinds import ALL, ENTITIES, MODELLED
 from stripe_platform.ingest.stripe.links import World, link
 from stripe_platform.ingest.stripe.mapping import RefusedError, Unmodelled, map_arrival
 from stripe_platform.ingest.stripe.reading import BadRecordError, UnreadableError, parse, read_stream
-from stripe_platform.ingest.stripe.store import ORDER, SLOT
 from stripe_platform.oltp.schema import load_schema
 
 
