@@ -39,7 +39,7 @@ TUNED = {
     # The record of payments: durable, and readable through its log.
     "oltp": {
         "wal_level": "logical", "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on",
-        "max_replication_slots": "40", "max_wal_senders": "40", "max_slot_wal_keep_size": "16GB",
+        "max_replication_slots": "40", "max_wal_senders": "40",
         "shared_buffers": "256MB", "work_mem": "16MB", "maintenance_work_mem": "128MB", "max_wal_size": "4GB",
         "logical_decoding_work_mem": "128MB", "max_prepared_transactions": "20",
     },
@@ -121,6 +121,8 @@ class Cluster:
                 f"that program, or delete {self.place.home / 'ports.json'} to have new ports chosen"
             )
         settings = {**COMMON, **TUNED[self.name], "port": str(self.port)}
+        if self.name == "oltp":
+            settings["max_slot_wal_keep_size"] = f"{self._log_kept_gb()}GB"
         if not self.fsync:
             # Killed servers of tests leave what they share in their own folder, which is deleted, not in /dev/shm.
             settings |= {"fsync": "off", "dynamic_shared_memory_type": "mmap"}
@@ -192,6 +194,15 @@ class Cluster:
                 )
             time.sleep(0.05)
         return True
+
+    def _log_kept_gb(self) -> int:
+        """How much log may wait for its readers: half of the disk's room, counting what waits already.
+
+        A day of ten million changes writes 12 GB of log; beyond the limit a slot is lost and its source copied anew.
+        """
+        log_folder = self.data / "pg_wal"
+        waiting = sum(each.stat().st_size for each in log_folder.glob("*") if each.is_file())
+        return max(16, (shutil.disk_usage(log_folder).free + waiting) // 2 // 2**30)
 
     def _clear_stale(self) -> None:
         """After a kill -9: let backends without postmaster end, then drop the pid file that names nobody of ours."""
