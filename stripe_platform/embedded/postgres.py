@@ -40,7 +40,7 @@ TUNED = {
     "oltp": {
         "wal_level": "logical", "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on",
         "max_replication_slots": "40", "max_wal_senders": "40",
-        "shared_buffers": "256MB", "work_mem": "16MB", "maintenance_work_mem": "128MB", "max_wal_size": "4GB",
+        "shared_buffers": "1GB", "work_mem": "16MB", "maintenance_work_mem": "128MB", "max_wal_size": "4GB",
         "logical_decoding_work_mem": "128MB", "max_prepared_transactions": "20",
     },
     # Derived data that can be rebuilt, loaded in bulk; also Dagster's run storage.
