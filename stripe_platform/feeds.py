@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from stripe_platform.cdc.metrics import slot_metrics
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.oltp.calendar import last_closed_day
 from stripe_platform.oltp.feed import BusinessDays, DayLoad, Feed, ObservedFeed
-from stripe_platform.oltp.turns import Turn
 from stripe_platform.settings import FIRST_DAY, Settings, load_settings
 
 UNLIMITED = 32 << 30  # bytes of log that may wait where the slot has no limit: the disk has one
@@ -166,44 +164,27 @@ def build(spec: FeedSpec, settings: Settings) -> Feed:
     raise FeedError(f"feed.json names an unknown kind of feed, {spec.kind!r}: simulated or file")
 
 
-class DrainedFeed:
-    """A feed behind which the log is landed where days of it would fill what the slot may keep.
+def relieve(settings: Settings, part: float = 0.25) -> None:
+    """Land the log where more waits than this part of what the slot may keep; nothing where another one reads it.
 
-    A range loads before its changes are captured: three days of ten million changes were 35 GB, and the slot was lost.
+    A range is loaded before its run captures it: three days of ten million changes were 36 GB, and the slot was lost.
     """
-
-    def __init__(self, feed: Feed, settings: Settings, *, part: float = 0.25) -> None:
-        """`part`: of what the slot may keep, when it is time."""
-        self._feed, self._settings, self._part = feed, settings, part
-        self._one = threading.Lock()
-        self.name = feed.name
-
-    def calendar(self) -> BusinessDays | None:
-        return self._feed.calendar()
-
-    def bring(self, day: dt.date, turn: Turn | None = None) -> DayLoad:
-        load = self._feed.bring(day, turn)
-        if self._one.acquire(blocking=False):  # else the log is landed already, by the thread of the other day
-            try:
-                self._drain()
-            finally:
-                self._one.release()
-        return load
-
-    def _drain(self) -> None:
-        slot = slot_metrics(self._settings, OLTP)
-        room = UNLIMITED if slot.safe_bytes is None else slot.kept_bytes + slot.safe_bytes
-        if slot.wal_status not in ("missing", "lost") and slot.unacknowledged_bytes > room * self._part:
-            with suppress(CaptureBusyError):  # another one reads: a follower, or a run beside this one
-                capture(self._settings, wait_seconds=0)
+    slot = slot_metrics(settings, OLTP)
+    room = UNLIMITED if slot.safe_bytes is None else slot.kept_bytes + slot.safe_bytes
+    if slot.wal_status not in ("missing", "lost") and slot.unacknowledged_bytes > room * part:
+        with suppress(CaptureBusyError):
+            capture(settings, wait_seconds=0)
 
 
 class FeedResource(dg.ConfigurableResource):
     """The data folder's feed, built when it is asked for."""
 
     def feed(self) -> Feed:
-        settings = load_settings()
-        return DrainedFeed(current_feed(settings), settings)
+        return current_feed(load_settings())
+
+    def relieve(self) -> None:
+        """What is due behind every loaded day."""
+        relieve(load_settings())
 
 
 def _typed(spec: FeedSpec) -> dict[str, Any]:

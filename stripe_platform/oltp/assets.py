@@ -54,7 +54,7 @@ def oltp(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     """Bring each day of the range through the write API (production: observe it), in order."""
     feed: Feed = context.resources.feed.feed()
     started = time.monotonic()
-    loads = bring(feed, days_of(context))
+    loads = bring(feed, days_of(context), context.resources.feed.relieve)
     seconds = round(time.monotonic() - started, 3)
     for name in DATED:
         by_day = {load.day.isoformat(): load.rows.get(name, 0) for load in loads}
@@ -81,26 +81,32 @@ def oltp_undated(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeRe
         yield dg.MaterializeResult(asset_key=key("oltp", name), metadata={"rows": rows, "dagster/row_count": rows})
 
 
-def bring(feed: Feed, days: list[dt.date]) -> list[DayLoad]:
-    """Bring the days, closed in order, with one bar. Days of the feed's own calendar are loaded two at a time."""
+def bring(feed: Feed, days: list[dt.date], behind: Callable[[], None] = lambda: None) -> list[DayLoad]:
+    """Bring the days, closed in order, with one bar. Days of the feed's own calendar are loaded two at a time.
+
+    `behind` is called after each day's commit, when later days go on.
+    """
     calendar = feed.calendar()
     beside = [day for day in days if calendar is not None and day in calendar]
     with progress.stage(f"oltp: {feed.name} days", len(days)) as advance:
-        loads = {load.day: load for load in _side_by_side(feed, beside, advance)}
+        loads = {load.day: load for load in _side_by_side(feed, beside, behind, advance)}
         for day in days:
             if day not in loads:
                 loads[day] = feed.bring(day)
+                behind()
                 advance(1)
     return [loads[day] for day in days]
 
 
-def _side_by_side(feed: Feed, days: list[dt.date], advance: Callable[[float], None]) -> list[DayLoad]:
+def _side_by_side(feed: Feed, days: list[dt.date], behind: Callable[[], None],
+                  advance: Callable[[float], None]) -> list[DayLoad]:
     """Two connections; the error of the first day that failed, the days before it stand."""
     turns = Turns(days)
 
     def one(day: dt.date) -> DayLoad:
         with turns.of(day) as turn:
             load = feed.bring(day, turn)
+        behind()
         advance(1)
         return load
 
