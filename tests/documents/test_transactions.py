@@ -136,6 +136,23 @@ def test_days_one_by_one_backwards_and_at_once_end_alike(database, ledger):
         assert everything(database) == at_once
 
 
+def test_large_days_are_loaded_one_after_the_other_and_end_alike(database, ledger, monkeypatch):
+    for name in "abc":
+        ledger.charge(name, 1)
+        ledger.charge(name, 2, created=1, op="u", disputed=True)
+    days = ledger.write(3)
+    transactions.load(database, ledger.lake, days)
+    at_once, opened, opening = everything(database), [], change_log.opened
+    database.transactions.delete_many({})
+    database[LOADS].delete_many({})
+    monkeypatch.setattr(transactions, "CHANGES_AT_ONCE", 2)
+    monkeypatch.setattr(change_log, "opened", lambda lake, chunk, **more: opened.append(chunk) or opening(
+        lake, chunk, **more))
+    transactions.load(database, ledger.lake, days)
+    assert opened == [[day] for day in days]
+    assert everything(database) == at_once
+
+
 def test_a_repeated_load_writes_nothing(database, ledger):
     ledger.charge("a", 1)
     days = ledger.write(2)
