@@ -165,10 +165,13 @@ def build(spec: FeedSpec, settings: Settings) -> Feed:
 
 
 def relieve(settings: Settings, part: float = 0.25) -> None:
-    """Land the log where more waits than this part of what the slot may keep; nothing where another one reads it.
+    """Land the log where more waits than this part of what the slot may keep; nothing where another one reads it, or
+    this deployment knows of no slot (Debezium reads for it).
 
     A range is loaded before its run captures it: three days of ten million changes were 36 GB, and the slot was lost.
     """
+    if not OLTP.configured(settings):
+        return
     slot = slot_metrics(settings, OLTP)
     room = UNLIMITED if slot.safe_bytes is None else slot.kept_bytes + slot.safe_bytes
     if slot.wal_status not in ("missing", "lost") and slot.unacknowledged_bytes > room * part:

@@ -59,3 +59,8 @@ def test_a_day_is_loaded_also_while_another_capture_reads(loaded: Settings):
 def test_a_source_without_a_slot_is_loaded_and_none_is_made(loaded: Settings):
     load(loaded, DAYS[:1], part=0)
     assert slot_metrics(loaded, OLTP).wal_status == "missing"
+
+
+def test_a_deployment_that_does_not_read_the_log_itself_loads_days(loaded: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("STRIPE_PLATFORM_CDC_DSN")
+    assert load(load_settings(), DAYS[:1], part=0) == DAYS[:1]
