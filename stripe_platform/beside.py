@@ -23,13 +23,13 @@ Beside = Callable[..., "Future[runs.RunReport]"]
 @contextmanager
 def beside() -> Iterator[Beside]:
     """Yields `submit(job, first, last, select=...)` of `runs.run_job`, whose runs follow one another over there."""
-    with _pool() as pool:
+    with other_process() as pool:
         pool.submit(_import)
         yield lambda *what, **how: pool.submit(_run, *what, **how)
 
 
 @contextmanager
-def _pool() -> Iterator[ProcessPoolExecutor]:
+def other_process() -> Iterator[ProcessPoolExecutor]:
     """Ended at once with a parent that is told to end; one that fails lets the work over there come to its end."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:

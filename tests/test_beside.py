@@ -21,10 +21,10 @@ if __name__ == "__main__":
 
 TOLD = """
 import os, signal, sys, time
-from stripe_platform.beside import _pool
+from stripe_platform.beside import other_process
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with _pool() as pool:
+    with other_process() as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600).result()
 """
