@@ -7,6 +7,7 @@ The group's committed offsets follow behind durable batches; they are for the ey
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,8 @@ AT_ONCE, AT_ONCE_BYTES = 5_000, 8 << 20  # handed over in one go: records, and a
 BITE = 100  # taken from the client at once: a record may be as large as the broker lets it
 IDLE_SECONDS = 3.0  # nothing for that long: everything has been read. Not by watermarks: some brokers' lag behind
 ANSWER_SECONDS = 20.0
+# Of librdkafka's own: its chatter stays out of our streams, what matters comes as errors.
+SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 
 
 class Topics:
@@ -34,7 +37,7 @@ class Topics:
         self._consumer = Consumer({
             "bootstrap.servers": bootstrap, "group.id": f"{GROUP}.{prefix}", "enable.auto.commit": False,
             "auto.offset.reset": "error", "session.timeout.ms": 6000, "fetch.wait.max.ms": 50,
-            "queued.max.messages.kbytes": 65_536, "logger": _Silent()})
+            "queued.max.messages.kbytes": 65_536, "logger": SILENT})
         try:
             topics = self._consumer.list_topics(timeout=ANSWER_SECONDS).topics
         except KafkaException as error:
@@ -88,7 +91,7 @@ def write(bootstrap: str, events: Iterable[Event]) -> int:
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 20,
-                         "logger": _Silent()})
+                         "logger": SILENT})
     failed: list[str] = []
     count = 0
 
@@ -123,10 +126,3 @@ def _record(message: Any) -> Record | Refused:
     except ValueError:
         return Refused(Record(place, message.offset(), message.topic(), None, None),
                        "key or value is no JSON: set key.converter and value.converter to JsonConverter")
-
-
-class _Silent:
-    """librdkafka's chatter stays out of our streams; what matters comes as errors."""
-
-    def log(self, *_args: object) -> None:
-        pass
