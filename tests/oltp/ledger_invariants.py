@@ -7,13 +7,12 @@ L24 reads other stores too: it is a check of marts and documents.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, LiteralString
+from collections.abc import Callable
+from typing import LiteralString
 
 import psycopg
+from ledger_trials import MOVEMENTS, asked_again, balances, broken_seals, differing_orders, found_rows, one, undone
 
 Invariant = Callable[[psycopg.Connection], list[str]]
 JOURNAL = ("ledger_entries", "ledger_postings", "ledger_reversals", "ledger_seals", "ledger_balances")
@@ -26,7 +25,7 @@ NOT_MONEY = ("exchange_rates.rate", "balance_transactions.exchange_rate")  # exa
 
 def L1(conn: psycopg.Connection) -> list[str]:
     """Debits equal credits in every entry and currency, and no entry is without postings."""
-    return _found(conn, """
+    return found_rows(conn, """
         select e.id, p.currency, sum(p.amount) from oltp.ledger_entries e
         left join oltp.ledger_postings p on p.entry_id = e.id
         group by 1, 2 having sum(p.amount) is distinct from 0""")
@@ -34,14 +33,14 @@ def L1(conn: psycopg.Connection) -> list[str]:
 
 def L2(conn: psycopg.Connection) -> list[str]:
     """Debits equal credits in every currency on every day."""
-    return _found(conn, f"""
+    return found_rows(conn, f"""
         select {DAY_OF_ENTRY} as day, p.currency, sum(p.amount) from oltp.ledger_postings p
         group by 1, 2 having sum(p.amount) <> 0""")
 
 
 def L3(conn: psycopg.Connection) -> list[str]:
     """Money is `bigint` minor units: no column of an amount is anything else, no column of the ledger is a float."""
-    return _found(conn, """
+    return found_rows(conn, """
         select c.table_schema, c.table_name, c.column_name, c.data_type from information_schema.columns c
         where c.table_schema in ('oltp', 'ops') and (
             (c.data_type in ('double precision', 'real', 'money') and c.column_name !~ 'score')
@@ -59,7 +58,7 @@ def L4(conn: psycopg.Connection) -> list[str]:
 
     Of two exchange legs the one that rounds to nothing is left out.
     """
-    return _found(conn, """
+    return found_rows(conn, """
         select e.* from (
             select p.entry_id, min(p.currency) as low, max(p.currency) as high, count(distinct p.currency) as n,
                 bool_and(a.currency is not distinct from p.currency) as of_account,
@@ -72,7 +71,7 @@ def L4(conn: psycopg.Connection) -> list[str]:
 
 def L5(conn: psycopg.Connection) -> list[str]:
     """Converted parts differ from the converted sum by a unit each at most, and trades book that much to rounding."""
-    return _found(conn, """
+    return found_rows(conn, """
         select 'charge', o.charge_id, sum(b.amount), sum(o.amount * b.exchange_rate * 10.0 ^ (s.stripe_exponent
             - c.stripe_exponent))
         from oltp.balance_transactions b
@@ -109,7 +108,7 @@ def L5(conn: psycopg.Connection) -> list[str]:
 
 def L6(conn: psycopg.Connection) -> list[str]:
     """Exponents are Stripe's; three-decimal amounts end with 0; payouts are whole multiples of what banks pay."""
-    found = _found(conn, """
+    found = found_rows(conn, """
         select c.code, c.stripe_exponent, c.payout_multiple from oltp.currencies c
         join unnest(%s::text[], %s::int[], %s::int[]) as w (code, exponent, multiple) on w.code = c.code
         where c.stripe_exponent <> w.exponent or c.payout_multiple <> w.multiple
@@ -119,7 +118,7 @@ def L6(conn: psycopg.Connection) -> list[str]:
         where p.amount %% w.multiple <> 0""",
         list(EXPONENTS), list(EXPONENTS.values()), [MULTIPLES[code] for code in EXPONENTS],
         list(MULTIPLES), list(MULTIPLES.values()))  # fmt: skip
-    return found + _found(conn, """
+    return found + found_rows(conn, """
         select m.kind, m.id, m.amount from (
             select 'charge' as kind, id, currency, amount from oltp.charges
             union all select 'captured', id, currency, amount_captured from oltp.charges
@@ -133,7 +132,7 @@ def L6(conn: psycopg.Connection) -> list[str]:
 
 def L7(conn: psycopg.Connection) -> list[str]:
     """A movement's net is its amount less its fee, and its fee is the sum of its details, in its currency."""
-    return _found(conn, """
+    return found_rows(conn, """
         select b.id, b.amount, b.fee, b.net, f.total from oltp.balance_transactions b
         left join (
             select d.balance_transaction_id as id, sum(d.amount) as total, count(distinct d.currency) as currencies,
@@ -145,7 +144,7 @@ def L7(conn: psycopg.Connection) -> list[str]:
 
 def L8(conn: psycopg.Connection) -> list[str]:
     """Captured is within authorised, and what succeeded refunds gave is `amount_refunded`, within captured."""
-    return _found(conn, """
+    return found_rows(conn, """
         select c.id, c.amount, c.amount_captured, c.amount_refunded, r.given from oltp.charges c
         left join (
             select charge_id, sum(amount) as given from oltp.refunds where status = 'succeeded' group by 1
@@ -156,7 +155,7 @@ def L8(conn: psycopg.Connection) -> list[str]:
 
 def L9(conn: psycopg.Connection) -> list[str]:
     """A dispute won nets to its fee as the policy says, lost stays away, prevented or an inquiry moves nothing."""
-    return _found(conn, """
+    return found_rows(conn, """
         select d.id, d.status, m.* from oltp.disputes d
         join oltp.charges c on c.id = d.charge_id
         left join oltp.accounts a on a.id = c.account_id
@@ -195,7 +194,7 @@ def L9(conn: psycopg.Connection) -> list[str]:
 
 def L10(conn: psycopg.Connection) -> list[str]:
     """A refund or payout that failed or was canceled, and a top-up reversed, gave back exactly what it took."""
-    return _found(conn, """
+    return found_rows(conn, """
         with undone as (
             select r.id, r.failure_balance_transaction_id as back, true as named from oltp.refunds r
             where r.status in ('failed', 'canceled') and r.balance_transaction_id is not null
@@ -228,7 +227,7 @@ def L10(conn: psycopg.Connection) -> list[str]:
 
 def L11(conn: psycopg.Connection) -> list[str]:
     """An automatic payout is the sum of its movements, its merchant's and available; its own is the opposite."""
-    return _found(conn, """
+    return found_rows(conn, """
         select p.id, p.amount, o.net, m.net, m.astray from oltp.payouts p
         left join oltp.balance_transactions o on o.id = p.balance_transaction_id
         cross join lateral (
@@ -247,7 +246,7 @@ def L11(conn: psycopg.Connection) -> list[str]:
 
 def L12(conn: psycopg.Connection) -> list[str]:
     """A merchant's pending and available balances are the net of its movements, and none waits beyond its day."""
-    return _found(conn, """
+    return found_rows(conn, """
         select coalesce(l.account, m.account), l.balance, m.net from (
             select p.ledger_account_id as account, -sum(p.amount) as balance from oltp.ledger_postings p
             join oltp.ledger_entries e on e.id = p.entry_id and e.kind <> 'write_off'
@@ -269,7 +268,7 @@ def L12(conn: psycopg.Connection) -> list[str]:
 
 def L13(conn: psycopg.Connection) -> list[str]:
     """The same event or key twice makes one movement, one entry and the same answer."""
-    found = _found(conn, """
+    found = found_rows(conn, """
         select b.source_id, b.reporting_category, count(*) from oltp.balance_transactions b
         where b.reporting_category in ('charge', 'refund', 'refund_failure', 'dispute', 'dispute_reversal', 'payout',
             'payout_reversal', 'topup', 'topup_reversal', 'platform_earning')
@@ -282,8 +281,8 @@ def L13(conn: psycopg.Connection) -> list[str]:
         union all
         select e.idempotency_key, e.type, count(*) from oltp.events e where e.idempotency_key is not null
         group by e.account_id, 1, 2 having count(*) > 1""")
-    with _undone(conn):
-        for key, answer, again, replayed in _asked_again(conn, same=True):
+    with undone(conn):
+        for key, answer, again, replayed in asked_again(conn, same=True):
             if not replayed or again != answer:
                 found.append(f"key {key} asked again is answered otherwise")
     return found
@@ -291,11 +290,11 @@ def L13(conn: psycopg.Connection) -> list[str]:
 
 def L14(conn: psycopg.Connection) -> list[str]:
     """A key that comes with other parameters is refused and moves nothing."""
-    with _undone(conn):
-        before = _one(conn, "select count(*) from oltp.balance_transactions")
-        found = [f"key {key} took other parameters" for key, _, again, _ in _asked_again(conn, same=False)
+    with undone(conn):
+        before = one(conn, "select count(*) from oltp.balance_transactions")
+        found = [f"key {key} took other parameters" for key, _, again, _ in asked_again(conn, same=False)
                  if "idempotency_key_reused" not in again]
-        if _one(conn, "select count(*) from oltp.balance_transactions") != before:
+        if one(conn, "select count(*) from oltp.balance_transactions") != before:
             found.append("a movement was made by a key with other parameters")
     return found
 
@@ -316,10 +315,10 @@ def L16(conn: psycopg.Connection) -> list[str]:
         for statement in ("update oltp.{0} set {1} = {1} where ctid = (select ctid from oltp.{0} limit 1)",
                           "delete from oltp.{0} where ctid = (select ctid from oltp.{0} limit 1)",
                           "truncate oltp.{0} cascade"):  # fmt: skip
-            column = _one(conn, "select column_name from information_schema.columns where table_schema = 'oltp'"
+            column = one(conn, "select column_name from information_schema.columns where table_schema = 'oltp'"
                                 " and table_name = %s order by ordinal_position limit 1", table)
             try:
-                with _undone(conn):
+                with undone(conn):
                     changed = conn.execute(statement.format(table, column).encode()).rowcount
             except (psycopg.errors.RestrictViolation, psycopg.errors.InsufficientPrivilege):
                 continue
@@ -330,7 +329,7 @@ def L16(conn: psycopg.Connection) -> list[str]:
 
 def L17(conn: psycopg.Connection) -> list[str]:
     """A reversal names its original and is its exact opposite; an original is reversed once, a reversal never."""
-    return _found(conn, """
+    return found_rows(conn, """
         select r.entry_id, r.reversal_id, 'not opposite' from oltp.ledger_reversals r
         where exists (
             select 1 from oltp.ledger_postings p where p.entry_id in (r.entry_id, r.reversal_id)
@@ -347,7 +346,7 @@ def L17(conn: psycopg.Connection) -> list[str]:
 
 def L18(conn: psycopg.Connection) -> list[str]:
     """Clearing accounts hold what open objects explain, and nothing that has been open for more than ten days."""
-    return _found(conn, f"""
+    return found_rows(conn, f"""
         with balances as (
             select a.kind || ':' || a.currency as account, sum(p.amount) as balance from oltp.ledger_postings p
             join oltp.ledger_accounts a on a.id = p.ledger_account_id
@@ -386,7 +385,7 @@ def L18(conn: psycopg.Connection) -> list[str]:
 
 def L19(conn: psycopg.Connection) -> list[str]:
     """Every object that moved money has its movement and entry, and every entry has an object behind it."""
-    return _found(conn, """
+    return found_rows(conn, """
         with due as (
             select 'charge' as category, c.id, 1 as n from oltp.charges c where c.amount_captured > 0
             union all select 'refund', r.id, 1 from oltp.refunds r where r.balance_transaction_id is not null
@@ -441,7 +440,7 @@ def L19(conn: psycopg.Connection) -> list[str]:
 
 def L20(conn: psycopg.Connection) -> list[str]:
     """A closed day's balances are the sum of the postings up to its end, for good."""
-    return _found(conn, f"""
+    return found_rows(conn, f"""
         select k.ledger_account_id, k.day::text, k.balance, s.total from oltp.ledger_balances k
         cross join lateral (
             select coalesce(sum(p.amount), 0) as total from oltp.ledger_postings p
@@ -452,9 +451,9 @@ def L20(conn: psycopg.Connection) -> list[str]:
 
 def L21(conn: psycopg.Connection) -> list[str]:
     """Erasing a customer changes no balance and no movement."""
-    with _undone(conn):
+    with undone(conn):
         before = balances(conn)
-        payer = _one(conn, "select c.customer_id from oltp.charges c where c.customer_id is not null"
+        payer = one(conn, "select c.customer_id from oltp.charges c where c.customer_id is not null"
                            " group by 1 order by count(*) desc, 1 limit 1")
         conn.execute("delete from vault.subject_keys where subject = %s", [payer])
         conn.execute("update oltp.customers set name_ciphertext = null, email_ciphertext = null, deleted = true"
@@ -465,7 +464,7 @@ def L21(conn: psycopg.Connection) -> list[str]:
 
 def L22(conn: psycopg.Connection) -> list[str]:
     """Refunds given and under way never exceed what was captured."""
-    return _found(conn, """
+    return found_rows(conn, """
         select c.id, c.amount_captured, sum(r.amount) from oltp.charges c join oltp.refunds r on r.charge_id = c.id
         where r.status in ('succeeded', 'pending', 'requires_action') group by 1, 2
         having sum(r.amount) > c.amount_captured""")
@@ -473,7 +472,7 @@ def L22(conn: psycopg.Connection) -> list[str]:
 
 def L23(conn: psycopg.Connection) -> list[str]:
     """Accounts stay on their normal side; merchants that may not go below zero never paid out more than came in."""
-    return _found(conn, """
+    return found_rows(conn, """
         select a.id, sum(p.amount), null from oltp.ledger_postings p
         join oltp.ledger_accounts a on a.id = p.ledger_account_id
         join oltp.ledger_account_kinds k on k.kind = a.kind
@@ -496,105 +495,5 @@ def L23(conn: psycopg.Connection) -> list[str]:
 DAY_OF_ENTRY: LiteralString = (
     "(to_timestamp(('x' || lpad(substr(p.entry_id, 4, 12), 16, '0'))::bit(64)::bigint / 1000)"
     " at time zone 'UTC')::date")
-
-# category, type, amount, fee: movements of one payer's story, as they may arrive in any order.
-MOVEMENTS = [("charge", "charge", 10_000, 175), ("charge", "charge", 5000, 100), ("refund", "refund", -3000, 0),
-             ("dispute", "adjustment", -5000, 2000), ("dispute_reversal", "adjustment", 5000, 0),
-             ("refund_failure", "refund_failure", 3000, 0), ("payout", "payout", -9000, 0)]
-
-
-def differing_orders(conn: psycopg.Connection, orders: Sequence[Sequence[int]]) -> list[str]:
-    """Orders of MOVEMENTS that give other books than the first of them."""
-    books, found = [], []
-    for order in orders:
-        with _undone(conn):
-            conn.execute(_PROBE)
-            conn.execute("select ledger.allow_negative('acct_order', 'eur', true)")
-            try:
-                for place in order:
-                    _arrive(conn, f"txn_order_{place}", *MOVEMENTS[place])
-            except psycopg.Error as error:
-                found.append(f"order {list(order)} is refused: {error.diag.message_primary}")
-                continue
-            books.append((order, balances(conn)))
-    return found + [f"order {list(order)} gives other books" for order, book in books if book != books[0][1]]
-
-
-_PROBE: LiteralString = """
-insert into oltp.accounts (id, type, country, default_currency, business_type, mcc, name, token, created)
-values ('acct_order', 'standard', 'FR', 'eur', 'company', '5411', 'x', 'tok_order', now())
-"""
-
-
-def _arrive(conn: psycopg.Connection, key: str, category: str, kind: str, amount: int, fee: int) -> None:
-    conn.execute(
-        "insert into oltp.balance_transactions (id, account_id, type, reporting_category, amount, fee, net, currency,"
-        " status, available_on, created)"
-        " values (%s, 'acct_order', %s, %s, %s, %s, %s, 'eur', 'available', now(), now())",
-        [key, kind, category, amount, fee, amount - fee])
-    if fee:
-        conn.execute("insert into oltp.fee_details (balance_transaction_id, position, type, amount, currency)"
-                     " values (%s, 0, 'stripe_fee', %s, 'eur')", [key, fee])
-    conn.execute("select ledger.book(%s)", [[key]])
-
-
-def broken_seals(conn: psycopg.Connection) -> list[str]:
-    """The hash chain computed anew, row by row, from the journal."""
-    found, root, last = [], "0" * 64, "le_"
-    for number, first, end, previous, sealed in conn.execute(
-            "select sequence, first_entry_id, last_entry_id, previous_root, root from oltp.ledger_seals order by 1"):
-        leaves = []
-        for *entry, postings in conn.execute(
-                "select e.id, e.kind, e.phase, coalesce(e.account_id, '-'), coalesce(e.source_id, '-'),"
-                " (extract(epoch from e.effective_at) * 1000000)::bigint,"
-                " (extract(epoch from e.created) * 1000000)::bigint,"
-                " (select array_agg(array[p.position::text, p.ledger_account_id, p.currency, p.amount::text]"
-                " order by p.position) from oltp.ledger_postings p where p.entry_id = e.id)"
-                " from oltp.ledger_entries e where e.id > %s and e.id <= %s order by e.id", [last, end]):
-            text = "|".join([*map(str, entry), *("|".join(posting) for posting in postings or [])])
-            leaves.append((entry[0], hashlib.sha256(text.encode()).digest()))
-        computed = hashlib.sha256(bytes.fromhex(root) + b"".join(leaf for _, leaf in leaves)).hexdigest()
-        if previous != root or computed != sealed or not leaves or leaves[0][0] != first:
-            found.append(f"seal {number} does not hold")
-        root, last = sealed, end
-    return found
-
-
-def balances(conn: psycopg.Connection) -> dict[str, int]:
-    """Every ledger account's sum, and every merchant's net by currency."""
-    rows = conn.execute("""
-        select p.ledger_account_id, sum(p.amount)::bigint from oltp.ledger_postings p group by 1
-        union all select 'net ' || b.currency || ' ' || coalesce(b.account_id, ''), sum(b.net)::bigint
-        from oltp.balance_transactions b group by b.currency, b.account_id""").fetchall()
-    return dict(rows)
-
-
-def _asked_again(conn: psycopg.Connection, *, same: bool) -> Iterator[tuple[str, str, str, bool]]:
-    """Stored keys of payments, sent once more: with the digest they came with, or with another."""
-    rows = conn.execute(
-        "select k.account_id, k.key, k.params_hash, k.answer from oltp.idempotency_keys k"
-        " where k.operation = 'create_payment' and k.answer is not null and k.expires_at > now() order by 1, 2 limit 5",
-    ).fetchall()
-    for account, key, digest, answer in rows:
-        again, replayed = conn.execute(
-            "select answer, replayed from payments.create_payment(%s, null, null, 1234::bigint, 'eur', p_key => %s,"
-            " p_hash => %s)", [account, key, digest if same else bytes(32)]).fetchone() or ("", False)
-        yield key, answer, again, replayed
-
-
-@contextmanager
-def _undone(conn: psycopg.Connection) -> Iterator[None]:
-    with conn.transaction(force_rollback=True):
-        yield
-
-
-def _one(conn: psycopg.Connection, query: LiteralString, *values: Any) -> Any:
-    row = conn.execute(query, values).fetchone()
-    return row[0] if row else None
-
-
-def _found(conn: psycopg.Connection, query: LiteralString, *values: Any) -> list[str]:
-    return [" ".join(map(str, row)) for row in conn.execute(query, values)]
-
 
 INVARIANTS: dict[str, Invariant] = {f"L{number}": globals()[f"L{number}"] for number in range(1, 24)}

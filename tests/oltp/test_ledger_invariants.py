@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_histories import CLIENTS, OPERATIONS, Histories, World, make_world, settle
-from ledger_invariants import INVARIANTS, MOVEMENTS, differing_orders
+from ledger_invariants import INVARIANTS
 from ledger_mutations import MUTATIONS, Mutation
 from ledger_story import tell
+from ledger_trials import MOVEMENTS, differing_orders
 from psycopg import sql
 
 from stripe_platform.keyring import open_keyring
