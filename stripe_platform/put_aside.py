@@ -13,6 +13,7 @@ from stripe_platform.documents import stream as documents
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import Settings
 from stripe_platform.warehouse import release
+from stripe_platform.warehouse.raw_rows import PostgresRows
 
 
 def listing(settings: Settings) -> list[dict[str, Any]]:
@@ -32,6 +33,6 @@ def retry(settings: Settings, source: Source) -> dict[str, int]:
         released = {"raw": release.retry(conn, (OLTP if own else source).lake(settings), settings.first_day)}
         if own:
             with MongoResource().database() as db, change_log.in_memory() as duck:
-                released["documents"] = documents.retry(db, conn, duck) + reference_rows.retry(
+                released["documents"] = documents.retry(db, PostgresRows(conn), duck) + reference_rows.retry(
                     db, REFERENCE.lake(settings))
     return released

@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     snowflake_database: str = "STRIPE_PLATFORM"
     snowflake_warehouse: str | None = None
     snowflake_role: str | None = None
+    snowflake_follow_seconds: float = Field(default=60.0, ge=0)  # between two transactions of a follower
 
     @field_validator("batch_days", mode="before")
     @classmethod

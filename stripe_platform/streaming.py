@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resources.lake import Lake, open_lake
 from stripe_platform import keys
@@ -29,6 +29,11 @@ from stripe_platform.cdc.source import OLTP
 from stripe_platform.reference.copies import copy
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from stripe_platform.warehouse.raw_rows import RawRows
+    from stripe_platform.warehouse.stream import RawStream
+    from stripe_platform.warehouse.stream_snowflake import SnowflakeStream
 
 log = logging.getLogger(__name__)
 EVERY = 0.2  # seconds a commit may wait for its batch
@@ -167,9 +172,12 @@ def _carry(store: Callable[[ExitStack], _Store], passed: _Passed, report: Stream
 
 
 class _Store(ABC):
-    """A store brought up to the chain as batches are passed to it. `at`: the last batch it holds whole."""
+    """A store brought up to the chain as batches are passed to it. `at`: the last batch it holds whole.
 
-    name = "store"
+    `at_once`: batches of one transaction while it catches up. `pause`: seconds it lets batches gather.
+    """
+
+    name, at_once, pause = "store", AT_ONCE, 0.0
 
     def __init__(self, lake: Lake, report: StreamReport) -> None:
         self.lake, self.report, self.chain = lake, report, Chain.load(lake)
@@ -188,12 +196,14 @@ class _Store(ABC):
                     self.chain = Chain.load(self.lake)
                 self.through = max(self.through, batch.seq)
             self._catch_up()
+            if self.pause and not over:
+                passed.ended.wait(self.pause)
 
     def _catch_up(self) -> None:
         if self.at == self.through and self.name in self.report.quarantined:
             return
         while self.at < self.through:
-            some = list(self.chain.manifests[self.at:min(self.through, self.at + AT_ONCE)])
+            some = list(self.chain.manifests[self.at:min(self.through, self.at + self.at_once)])
             self.take(some)
             self.at = some[-1].seq
             self.report.note(self.name, some)
@@ -213,14 +223,11 @@ class _Raw(_Store):
 
     def __init__(self, settings: Settings, lake: Lake, report: StreamReport, passed_on: _Passed,
                  opened: ExitStack) -> None:
-        from resources.warehouse import connect_postgres
-        from stripe_platform.warehouse.stream import RawStream, position
-
         super().__init__(lake, report)
-        connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
-        connection.autocommit = True
-        self._raw, self._passed_on = RawStream(connection, lake, OLTP.name, settings.first_day), passed_on
-        self.at = position(connection, self.chain, OLTP.name, settings.first_day)
+        self._passed_on = passed_on
+        if settings.warehouse == "snowflake":
+            self.at_once, self.pause = 10 * AT_ONCE, settings.snowflake_follow_seconds
+        self._raw, self.at = _raw_stream(settings, lake, self.chain, opened)
         self.through = len(self.chain.manifests)
         if self.at:
             passed_on.put(self.chain.manifests[self.at - 1])
@@ -234,6 +241,22 @@ class _Raw(_Store):
         return self._raw.put_aside()
 
 
+def _raw_stream(settings: Settings, lake: Lake, chain: Chain,
+                opened: ExitStack) -> tuple[RawStream | SnowflakeStream, int]:
+    """The warehouse's stream, and the last batch that it holds whole."""
+    from resources.warehouse import connect_postgres, snowflake
+    from stripe_platform.warehouse import stream, stream_snowflake
+
+    if settings.warehouse == "snowflake":
+        there = opened.enter_context(snowflake(settings).get_connection())
+        return (stream_snowflake.SnowflakeStream(there, lake, OLTP.name, settings.first_day),
+                stream_snowflake.position(there, chain, OLTP.name, settings.first_day))
+    here = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
+    here.autocommit = True
+    return (stream.RawStream(here, lake, OLTP.name, settings.first_day),
+            stream.position(here, chain, OLTP.name, settings.first_day))
+
+
 class _Documents(_Store):
     """What raw holds, which has the tokens and places that documents name."""
 
@@ -241,30 +264,40 @@ class _Documents(_Store):
 
     def __init__(self, settings: Settings, lake: Lake, report: StreamReport, opened: ExitStack) -> None:
         from resources.mongo import MongoResource
-        from resources.warehouse import connect_postgres
         from stripe_platform.documents import change_log, transactions
         from stripe_platform.documents.setup import ensure_collections
-        from stripe_platform.warehouse.stream import streamed
 
         super().__init__(lake, report)
-        self._connection = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
-        self._connection.autocommit = True
+        self._held, streamed = _held_in_raw(settings, opened)
         self._db = opened.enter_context(MongoResource().database())
         ensure_collections(self._db)
         self._duck = opened.enter_context(change_log.in_memory())
         self.at = transactions.position(self._db, lake, self.chain)
         # How far raw is, it says by passing batches on; what it passed before a failure stands in its position.
-        self.through = max(self.at, min(streamed(self._connection, OLTP.name).seq, len(self.chain.manifests)))
+        self.through = max(self.at, min(streamed, len(self.chain.manifests)))
 
     def take(self, batches: list[Manifest]) -> None:
         from stripe_platform.documents import stream
 
-        stream.take(self._db, self._connection, self._duck, self.lake, self.chain, batches)
+        stream.take(self._db, self._held, self._duck, self.lake, self.chain, batches)
 
     def put_aside(self) -> int:
         from stripe_platform.documents import transactions
 
         return in_documents(self._db, transactions.NAME)
+
+
+def _held_in_raw(settings: Settings, opened: ExitStack) -> tuple[RawRows, int]:
+    """Raw's rows for look-ups, and the last batch streamed into it."""
+    from resources.warehouse import connect_postgres, snowflake
+    from stripe_platform.warehouse import raw_rows, stream, stream_snowflake
+
+    if settings.warehouse == "snowflake":
+        there = opened.enter_context(snowflake(settings).get_connection())
+        return stream_snowflake.SnowflakeRows(there), stream_snowflake.streamed(there, OLTP.name).seq
+    here = opened.enter_context(connect_postgres(settings.need("warehouse_dsn")))
+    here.autocommit = True
+    return raw_rows.PostgresRows(here), stream.streamed(here, OLTP.name).seq
 
 
 class _Served(_Store):

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from psycopg import sql
 
 from stripe_platform.cdc import catalogue
 from stripe_platform.cdc import daily as dailies
@@ -22,19 +21,15 @@ from stripe_platform.documents.quarantine import Refused
 
 if TYPE_CHECKING:
     import duckdb
-    import psycopg
     from pymongo.database import Database
 
     from resources.lake import Lake
     from stripe_platform.cdc.manifest import Chain, Manifest
     from stripe_platform.documents.writing import Document
+    from stripe_platform.warehouse.raw_rows import RawRows
 
 _NAMED_BY = {"customers": "customer_id", "accounts": "account_id", "terminals": "terminal_id"}
-_DISPUTES = """
-select id, charge_id, reason, status, amount, created, _epoch, _commit_lsn, _ord,
-    case when _deleted then 'd' else 'u' end as _op
-from raw.disputes where charge_id = any(%s)
-"""
+_DISPUTE = ("id", "charge_id", "reason", "status", "amount", "created", *FENCE, "_deleted")
 _DISPUTE_TYPES = pa.schema([
     ("id", pa.string()), ("charge_id", pa.string()), ("reason", pa.string()), ("status", pa.string()),
     ("amount", pa.int64()), ("created", pa.timestamp("us", tz="UTC")), ("_epoch", pa.string()),
@@ -44,7 +39,7 @@ _LOOKED_UP_TYPES = {"id": pa.string(), "token": pa.string(), "country": pa.strin
                     "longitude": pa.float64()}  # fmt: skip
 
 
-def take(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPyConnection, lake: Lake, chain: Chain,
+def take(db: Database[Document], held: RawRows, duck: duckdb.DuckDBPyConnection, lake: Lake, chain: Chain,
          batches: Sequence[Manifest]) -> int:
     """Bring batches that raw holds already into `transactions`; documents written. `duck`: of `change_log.in_memory`.
 
@@ -59,33 +54,33 @@ def take(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPy
         streaming(db, transactions.NAME, through, through)
         return 0
     streaming(db, transactions.NAME, batches[0].seq - 1, through)
-    written = _write(db, conn, duck, changes, quarantine.entries(db, transactions.NAME))
+    written = _write(db, held, duck, changes, quarantine.entries(db, transactions.NAME))
     streaming(db, transactions.NAME, through, through)
     return written
 
 
-def retry(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPyConnection) -> int:
+def retry(db: Database[Document], held: RawRows, duck: duckdb.DuckDBPyConnection) -> int:
     """Build the documents that were put aside anew from what raw holds; entries closed."""
     known = quarantine.entries(db, transactions.NAME)
     if known:
-        changes = {table: _in_raw(conn, table, sorted(known), catalogue.declared(table).schema)
+        changes = {table: _in_raw(held, table, sorted(known), catalogue.declared(table).schema)
                    for table in ("charges", "charge_outcomes")}
         empty = catalogue.declared("disputes").schema.empty_table()
-        _write(db, conn, duck, changes | {"disputes": empty}, known)
+        _write(db, held, duck, changes | {"disputes": empty}, known)
     return len(known) - len(quarantine.entries(db, transactions.NAME))
 
 
-def _write(db: Database[Document], conn: psycopg.Connection, duck: duckdb.DuckDBPyConnection,
+def _write(db: Database[Document], held: RawRows, duck: duckdb.DuckDBPyConnection,
            changes: dict[str, pa.Table], known: Mapping[str, str]) -> int:
     touched = {table: set(rows["id" if table == "charges" else "charge_id"].to_pylist())
                for table, rows in changes.items()}
     every = set().union(*touched.values()) - {None}
     if again := sorted(every & known.keys()):  # their documents lack what earlier batches said
         for table in ("charges", "charge_outcomes"):
-            changes[table] = pa.concat_tables([changes[table], _in_raw(conn, table, again, changes[table].schema)])
+            changes[table] = pa.concat_tables([changes[table], _in_raw(held, table, again, changes[table].schema)])
     disputed = set(changes["disputes"]["id"].to_pylist())
-    changes["disputes"] = _disputes(conn, sorted(every), disputed)
-    looked_up = {table: _looked_up(conn, table, sorted(set(changes["charges"][column].to_pylist()) - {None}))
+    changes["disputes"] = _disputes(held, sorted(every), disputed)
+    looked_up = {table: _looked_up(held, table, sorted(set(changes["charges"][column].to_pylist()) - {None}))
                  for table, column in _NAMED_BY.items()}
     changes["charges"], refused = _without_the_nameless(changes["charges"], looked_up)
     report = transactions.take(db, change_log.of_rows(duck, changes, looked_up), known, refused)
@@ -108,16 +103,14 @@ def _without_the_nameless(charges: pa.Table, looked_up: Mapping[str, pa.Table]) 
     return charges.filter(pa.array(kept, pa.bool_())), refused
 
 
-def _in_raw(conn: psycopg.Connection, table: str, charges: list[str], schema: pa.Schema) -> pa.Table:
+def _in_raw(held: RawRows, table: str, charges: list[str], schema: pa.Schema) -> pa.Table:
     """Charges, or their outcomes, as raw has them, in the form of a change that creates them."""
     names = [name for name, _kind in catalogue.declared(table).open_columns if name in schema.names]
-    values = sql.SQL(", ").join(sql.SQL("{}::text" if pa.types.is_string(schema.field(name).type) else "{}").format(
-        sql.Identifier(name)) for name in names)
-    rows = conn.execute(sql.SQL(
-        "select {}, _epoch, _commit_lsn, _ord, _source from {} where {} = any(%s) and not _deleted").format(
-        values, sql.Identifier("raw", table), sql.Identifier("id" if table == "charges" else "charge_id")),
-        [charges]).fetchall() if _stands(conn, table) else []
-    made = [dict(zip((*names, *FENCE, "_source"), row, strict=True)) | {"_op": "c", "_unchanged": []} for row in rows]
+    texts = [name for name in names if pa.types.is_string(schema.field(name).type)]
+    rows = held.of(table, [*names, *FENCE, "_source", "_deleted"], "id" if table == "charges" else "charge_id", charges,
+                   texts)
+    made = [dict(zip((*names, *FENCE, "_source"), row, strict=True)) | {"_op": "c", "_unchanged": []}
+            for *row, deleted in rows if not deleted]
     return pa.Table.from_pylist(made, schema)
 
 
@@ -126,23 +119,19 @@ def _changes(lake: Lake, chain: Chain, table: str, batches: Sequence[Manifest]) 
     return gather(lake, table, files, chain) if files else catalogue.declared(table).schema.empty_table()
 
 
-def _disputes(conn: psycopg.Connection, charges: list[str], changed: set[str]) -> pa.Table:
+def _disputes(held: RawRows, charges: list[str], changed: set[str]) -> pa.Table:
     """Every dispute of these charges as raw has it."""
-    rows = conn.execute(_DISPUTES, [charges]).fetchall() if charges and _stands(conn, "disputes") else []
     before = change_log.FRESH - dt.timedelta(days=1)
-    return pa.Table.from_pylist([
-        dict(zip(_DISPUTE_TYPES.names, (*row, change_log.FRESH if row[0] in changed else before), strict=True))
-        for row in rows], _DISPUTE_TYPES)
+    made = []
+    for *row, deleted in held.of("disputes", _DISPUTE, "charge_id", charges):
+        told = ("d" if deleted else "u", change_log.FRESH if row[0] in changed else before)
+        made.append(dict(zip(_DISPUTE_TYPES.names, (*row, *told), strict=True)))
+    return pa.Table.from_pylist(made, _DISPUTE_TYPES)
 
 
-def _looked_up(conn: psycopg.Connection, table: str, ids: list[str]) -> pa.Table:
+def _looked_up(held: RawRows, table: str, ids: list[str]) -> pa.Table:
     names = change_log.LOOKED_UP[table].split(", ")
-    rows = conn.execute(sql.SQL("select {} from {} where id = any(%s)").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier("raw", table)), [ids]).fetchall() if ids else []
+    rows = held.of(table, names, "id", ids)
     made = {name: pa.array([row[n] for row in rows]).cast(_LOOKED_UP_TYPES[name]) if rows
             else pa.array([], _LOOKED_UP_TYPES[name]) for n, name in enumerate(names)}
     return pa.table(made)
-
-
-def _stands(conn: psycopg.Connection, table: str) -> bool:
-    return conn.execute("select to_regclass(%s)", [f"raw.{table}"]).fetchone() != (None,)

@@ -11,7 +11,9 @@ import datetime as dt
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,7 +94,7 @@ def create(cursor: Any, target: Target) -> None:
         (target.name.upper(),)).fetchall()}
     for name, kind in _kinds(target).items():
         if name.upper() not in known:
-            cursor.execute(f"alter table {_name(target)} add column {_quoted(name)} {kind}")
+            cursor.execute(f"alter table {_name(target)} add column {quoted(name)} {kind}")
 
 
 def _kinds(target: Target) -> dict[str, str]:
@@ -101,43 +103,78 @@ def _kinds(target: Target) -> dict[str, str]:
 
 def _apply_chunk(cursor: Any, run: Run, target: Target, chunk: Sequence[Daily], report: ApplyReport) -> int:
     """Stage the parts of a chunk, then merge them in one transaction; keys written."""
-    changes, keys = raw.changes_of(run, chunk), 0
-    steps: list[_Merge | _Truncate] = []
+    found = staged(cursor, target, raw.changes_of(run, chunk), f"_STAGE_{target.name}_".upper())
+    with transaction(cursor):
+        found.run(cursor)
+        _record(cursor, target, chunk)
+    _drop_stages(cursor, target)
+    report.unheld += found.unheld
+    return found.keys
+
+
+@dataclass
+class Staged:
+    """Changes of a table that wait to be merged. `unheld`: values that Snowflake's types cannot hold."""
+
+    steps: list[_Merge | _Truncate] = field(default_factory=list)
+    keys: int = 0
+    unheld: int = 0
+
+    def run(self, cursor: Any) -> None:
+        """Merge them, in the caller's transaction."""
+        for step in self.steps:
+            step.run(cursor)
+
+    def drop(self, cursor: Any) -> None:
+        """Take the stage tables away."""
+        for step in self.steps:
+            if isinstance(step, _Merge):
+                cursor.execute(f'drop table if exists "RAW"."{step.stage}"')
+
+
+def staged(cursor: Any, target: Target, changes: pa.Table | None, prefix: str) -> Staged:
+    """Collapse changes, which carry their ledger day and no ciphertext, into stage tables of their own.
+
+    `prefix`: of the stages' names, behind which 32 hexadecimal digits make them unlike any other load's.
+    """
+    found = Staged()
     for part, doomed in fold.doomed(fold.segments(changes)) if changes is not None else ():
         if isinstance(part, fold.Truncation):
-            steps.append(_Truncate(target, part))
+            found.steps.append(_Truncate(target, part))
         elif part.num_rows:
-            newest, stage = raw.collapsed(target, part), _stage_of(target)
+            newest, stage = raw.collapsed(target, part), f"{prefix}{uuid.uuid4().hex}".upper()
             wanted = sorted(set(pc.list_flatten(newest[fold.PENDING]).to_pylist()))
             load(cursor, stage, _texts(target, newest, wanted))
-            report.unheld += _unheld(cursor, target, stage)
-            steps.append(_Merge(target, stage, wanted, doomed=doomed))
-            keys += newest.num_rows
+            found.unheld += _unheld(cursor, target, stage)
+            found.steps.append(_Merge(target, stage, wanted, doomed=doomed))
+            found.keys += newest.num_rows
+    return found
+
+
+@contextmanager
+def transaction(cursor: Any) -> Iterator[None]:
+    """Committed at the end of the block, rolled back when it raises."""
     cursor.execute("begin")
     try:
-        for step in steps:
-            step.run(cursor)
-        _record(cursor, target, chunk)
+        yield
         cursor.execute("commit")
     except BaseException:
         cursor.execute("rollback")
         raise
-    _drop_stages(cursor, target)
-    return keys
-
-
-def _stage_of(target: Target) -> str:
-    """A name that no other load uses."""
-    return f"_STAGE_{target.name}_{uuid.uuid4().hex}".upper()
 
 
 def _drop_stages(cursor: Any, target: Target) -> None:
     """Stage tables of this table; a second writer, against the rule, loses its own, fails and comes again."""
     own = re.compile(rf"_STAGE_{re.escape(target.name.upper())}_[0-9A-F]{{32}}")
-    query = "select table_name from information_schema.tables where table_schema = 'RAW'"
-    for (name,) in cursor.execute(query).fetchall():
+    for name in tables_of_raw(cursor):
         if own.fullmatch(name):
             cursor.execute(f'drop table if exists "RAW"."{name}"')
+
+
+def tables_of_raw(cursor: Any) -> list[str]:
+    """Names of all tables in `RAW`."""
+    return [name for (name,) in cursor.execute(
+        "select table_name from information_schema.tables where table_schema = 'RAW'").fetchall()]
 
 
 def load(cursor: Any, stage: str, rows: pa.Table) -> None:
@@ -187,24 +224,24 @@ class _Merge:
         if self.wanted and not self.doomed:
             self._refuse_orphans(cursor)
         kinds, key = _kinds(self.target), self.target.key
-        picks = ", ".join(f"{self._pick(name, kind)} as {_quoted(name)}" for name, kind in kinds.items())
-        same = " and ".join(f"t.{_quoted(name)} = s.{_quoted(name)}" for name in key)
-        assign = ", ".join(f"{_quoted(name)} = s.{_quoted(name)}" for name in kinds if name not in key)
+        picks = ", ".join(f"{self._pick(name, kind)} as {quoted(name)}" for name, kind in kinds.items())
+        same = " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in key)
+        assign = ", ".join(f"{quoted(name)} = s.{quoted(name)}" for name in kinds if name not in key)
         cursor.execute(
             f"merge into {_name(self.target)} t using (select {picks} from {self._origins()}) s on {same}"
             f" when matched and {_newer('s', 't')} then update set {assign}"
             f" when not matched then insert ({_list(kinds)})"
-            f" values ({', '.join(f's.{_quoted(name)}' for name in kinds)})")
+            f" values ({', '.join(f's.{quoted(name)}' for name in kinds)})")
 
     def _pick(self, name: str, kind: str) -> str:
-        value = _typed(f"s.{_quoted(name)}", kind)
+        value = _typed(f"s.{quoted(name)}", kind)
         if name not in self.wanted:
             return value
-        return f'case when s."_LEFT_{self.wanted.index(name)}" = \'true\' then o.{_quoted(name)} else {value} end'
+        return f'case when s."_LEFT_{self.wanted.index(name)}" = \'true\' then o.{quoted(name)} else {value} end'
 
     def _origins(self) -> str:
         kinds = _kinds(self.target)
-        origin = " and ".join(f"o.{_quoted(name)} = {_typed('s.' + _quoted('_from_' + name), kinds[name])}"
+        origin = " and ".join(f"o.{quoted(name)} = {_typed('s.' + quoted('_from_' + name), kinds[name])}"
                               for name in self.target.key)
         return f'"RAW"."{self.stage}" s left join {_name(self.target)} o on {origin}'
 
@@ -234,7 +271,7 @@ class _Truncate:
 
 def _unheld(cursor: Any, target: Target, stage: str) -> int:
     """Values that Snowflake's type cannot hold (infinity, year 294276): null in the table, exact in the lake."""
-    lost = [f"count_if(s.{_quoted(name)} is not null and {_typed('s.' + _quoted(name), kind)} is null)"
+    lost = [f"count_if(s.{quoted(name)} is not null and {_typed('s.' + quoted(name), kind)} is null)"
             for name, kind in _kinds(target).items() if _tried(kind) and name not in _FENCE_KINDS]
     if not lost:
         return 0
@@ -274,16 +311,17 @@ def _record(cursor: Any, target: Target, chunk: Sequence[Daily]) -> None:
 
 
 def _name(target: Target) -> str:
-    return f'"RAW".{_quoted(target.name)}'
+    return f'"RAW".{quoted(target.name)}'
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as Snowflake writes those that nobody quoted: in capitals."""
     return '"' + name.upper().replace('"', '""') + '"'
 
 
 def _list(names: Sequence[str] | dict[str, str]) -> str:
-    return ", ".join(map(_quoted, names))
+    return ", ".join(map(quoted, names))
 
 
 def _defined(kinds: dict[str, str]) -> str:
-    return ", ".join(f"{_quoted(name)} {kind}" for name, kind in kinds.items())
+    return ", ".join(f"{quoted(name)} {kind}" for name, kind in kinds.items())

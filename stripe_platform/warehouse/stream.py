@@ -7,7 +7,7 @@ apply finds them standing later. `raw._streamed` says up to which batch the open
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -53,6 +53,11 @@ def position(conn: psycopg.Connection, chain: Chain, source: str, first_day: dt.
         standing: set[tuple[str, dt.date, str]] = set()
         if conn.execute("select to_regclass('raw._applied')").fetchone() != (None,):
             standing = set(conn.execute("select table_name, day, digest from raw._applied").fetchall())
+    return whole_through(chain, done, standing, first_day)
+
+
+def whole_through(chain: Chain, done: int, standing: set[tuple[str, dt.date, str]], first_day: dt.date) -> int:
+    """The last batch held whole where batches up to `done` were streamed and these days of tables stand."""
     whole: dict[tuple[str, dt.date], bool] = {}
     for manifest, day in zip(chain.manifests, chain.days, strict=True):
         if manifest.seq <= done:
@@ -120,25 +125,38 @@ class RawStream:
             raw.create(self._conn, run)
             self._made.add(table)
         written = 0
-        for day, files in by_day(chain, table, batches, self._first_day):
-            changes = gather(self._lake, table, files, chain)
-            written += raw.take(self._conn, run, changes.append_column(
-                "_ledger_day", pa.repeat(pa.scalar(day), changes.num_rows)),
-                trusting=trusting)
+        for changes in changes_of(self._lake, chain, table, batches, self._first_day):
+            written += raw.take(self._conn, run, changes, trusting=trusting)
         return written
 
     def _rename_day(self, chain: Chain, manifest: Manifest) -> None:
-        """Rows that came while their day was open bear the day expected then; the boundary says which one it was."""
-        before = [m.closes for m in chain.manifests if m.closes and m.seq < manifest.seq]
-        expected = before[-1] + dt.timedelta(days=1) if before else self._first_day
+        expected, tables = expected_day(chain, manifest, self._first_day)
         if manifest.closes == expected:
             return
-        since = max((m.seq for m in chain.manifests if m.closes and m.seq < manifest.seq), default=0)
-        tables = {f.table for m in chain.manifests if since < m.seq <= manifest.seq for f in m.files}
-        for table in sorted(tables):
+        for table in tables:
             name = raw.run_of(self._lake, chain, table).name
             self._conn.execute(sql.SQL("update {} set _ledger_day = %s where _ledger_day = %s").format(
                 sql.Identifier("raw", name)), [manifest.closes, expected])
+
+
+def expected_day(chain: Chain, manifest: Manifest, first_day: dt.date) -> tuple[dt.date, list[str]]:
+    """The day that rows bear which came while the day that a batch closes was open, and the tables that have some.
+
+    The boundary says which day it was, and it may be another one.
+    """
+    before = [m for m in chain.manifests if m.closes and m.seq < manifest.seq]
+    since = before[-1].seq if before else 0
+    tables = sorted({f.table for m in chain.manifests if since < m.seq <= manifest.seq for f in m.files})
+    closed = before[-1].closes if before else None
+    return (first_day if closed is None else closed + dt.timedelta(days=1)), tables
+
+
+def changes_of(lake: Lake, chain: Chain, table: str, batches: Sequence[Manifest],
+               first_day: dt.date) -> Iterator[pa.Table]:
+    """The table's changes of these batches with their ledger day, a day at a time."""
+    for day, files in by_day(chain, table, batches, first_day):
+        changes = gather(lake, table, files, chain)
+        yield changes.append_column("_ledger_day", pa.repeat(pa.scalar(day), changes.num_rows))
 
 
 def by_day(chain: Chain, table: str, batches: Sequence[Manifest],

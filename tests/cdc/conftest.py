@@ -27,7 +27,7 @@ def store(source: Settings) -> LocalLake:
 
 # The change log's long histories, by file: CI runs them as a step of their own, beside `make test`.
 LOG = ("test_debezium_tables", "test_kill", "test_raw_contract", "test_raw_quarantine", "test_retention",
-       "test_sealing", "test_spool")
+       "test_sealing", "test_snowflake_stream", "test_spool")
 HERE = Path(__file__).parent
 
 

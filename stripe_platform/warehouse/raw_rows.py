@@ -1,0 +1,43 @@
+"""Rows of raw by the values of one column, from whichever warehouse holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import psycopg
+from psycopg import sql
+
+
+class RawRows(Protocol):
+    """What another store looks up in raw."""
+
+    def of(self, table: str, columns: Sequence[str], by: str, values: Collection[str],
+           texts: Collection[str] = ()) -> list[tuple[Any, ...]]:
+        """`columns` of rows whose column `by` has one of the values; none while the table does not stand.
+
+        `texts`: columns given as texts, whatever their type.
+        """
+
+
+class PostgresRows:
+    """`conn`: the PostgreSQL warehouse."""
+
+    def __init__(self, conn: psycopg.Connection) -> None:
+        self._conn = conn
+        self._standing: set[str] = set()
+
+    def of(self, table: str, columns: Sequence[str], by: str, values: Collection[str],
+           texts: Collection[str] = ()) -> list[tuple[Any, ...]]:
+        if not values or not self._stands(table):
+            return []
+        wanted = sql.SQL(", ").join(sql.SQL("{}::text" if name in texts else "{}").format(sql.Identifier(name))
+                                    for name in columns)
+        return self._conn.execute(sql.SQL("select {} from {} where {} = any(%s)").format(
+            wanted, sql.Identifier("raw", table), sql.Identifier(by)), [sorted(values)]).fetchall()
+
+    def _stands(self, table: str) -> bool:
+        if table not in self._standing and self._conn.execute(
+                "select to_regclass(%s)", [f"raw.{table}"]).fetchone() != (None,):
+            self._standing.add(table)
+        return table in self._standing
