@@ -6,36 +6,17 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from lakes import either_lake, s3_endpoint
 
-from resources.lake import Lake, LakeError, LakeResource, LocalLake, open_lake
-from stripe_platform.settings import load_settings
+from resources.lake import Lake, LakeError, LocalLake
 
-
-@pytest.fixture(scope="module")
-def s3_endpoint():
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+__all__ = ["either_lake", "s3_endpoint"]
 
 
-@pytest.fixture(params=["local", "s3"])
-def store(request, tmp_path, monkeypatch) -> Lake:
-    """The lake as the settings open it."""
-    if request.param == "local":
-        monkeypatch.setenv("STRIPE_PLATFORM_LAKE_URL", str(tmp_path / "lake"))
-        return open_lake(load_settings())
-    endpoint = request.getfixturevalue("s3_endpoint")
-    for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"),
-                        ("AWS_DEFAULT_REGION", "us-east-1"), ("STRIPE_PLATFORM_S3_ENDPOINT_URL", endpoint),
-                        ("STRIPE_PLATFORM_LAKE_URL", f"s3://lake-{tmp_path.name.replace('_', '-')[:40]}/prefix")):
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=load_settings().lake.split("/")[2])
-    return LakeResource().open()
+@pytest.fixture
+def store(either_lake: Lake) -> Lake:
+    return either_lake
 
 
 def test_what_was_put_is_read_listed_and_measured(store):

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 from killing import die, in_child
+from lakes import either_lake, s3_endpoint
 
-from resources.lake import LakeError, LocalLake
+from resources.lake import Lake, LakeError, LocalLake, open_lake
 from stripe_platform.cdc import manifest as manifests
 from stripe_platform.cdc import sealing, segments
 from stripe_platform.cdc.capture import capture
@@ -27,6 +28,9 @@ from stripe_platform.cdc.sealing import seal
 from stripe_platform.cdc.segments import path_of, segment_path
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.cdc.verify import verify
+from stripe_platform.settings import load_settings
+
+__all__ = ["either_lake", "s3_endpoint"]
 
 EPOCH = Epoch(1, "slot", "1", 1, 100)
 DAYS = 10  # batches of a day
@@ -42,7 +46,7 @@ def batch(seq: int, previous: str | None) -> Manifest:
                     ((seq, seq),) if seq % 7 == 0 else ())
 
 
-def written(lake: LocalLake, count: int) -> list[Manifest]:
+def written(lake: Lake, count: int) -> list[Manifest]:
     """A log of so many batches, each in a single manifest."""
     save_epoch(lake, EPOCH)
     made: list[Manifest] = []
@@ -57,29 +61,35 @@ def log(tmp_path: Path) -> LocalLake:
     return LocalLake(tmp_path / "log")
 
 
-def names(lake: LocalLake) -> tuple[list[str], list[str]]:
+@pytest.fixture
+def any_log(either_lake: Lake) -> Lake:
+    """A log's place, on disk and in S3."""
+    return either_lake
+
+
+def names(lake: Lake) -> tuple[list[str], list[str]]:
     return ([p.rpartition("/")[2].split(".")[0].lstrip("0") for p in lake.list(folder)]
             for folder in (segments.FOLDER, segments.SINGLES))
 
 
-def test_a_sealed_log_is_the_log_that_was_sealed(log):
-    made = written(log, 35)
-    days = Chain.load(log).days
-    assert seal(log, 20) == 20
-    assert seal(log) == 14
-    sealed, singles = names(log)
+def test_a_sealed_log_is_the_log_that_was_sealed(any_log):
+    made = written(any_log, 35)
+    days = Chain.load(any_log).days
+    assert seal(any_log, 20) == 20
+    assert seal(any_log) == 14
+    sealed, singles = names(any_log)
     assert (sealed, singles) == (["1", "21"], ["35"])
-    chain = Chain.load(log)
+    chain = Chain.load(any_log)
     assert (chain.manifests, chain.days) == (made, days)
     assert [m.digest for m in chain.manifests] == [m.digest for m in made]
     assert chain.closed == [FIRST, FIRST + dt.timedelta(days=1), FIRST + dt.timedelta(days=2)]
     assert [m.files_of("charges") for m in chain.manifests] == [m.files_of("charges") for m in made]
     assert chain.manifests[3].files_of("customers") == []
     assert chain.days_of("refunds", FIRST) == [*chain.closed, FIRST + dt.timedelta(days=3)]
-    assert [manifests.read(log, seq) for seq in (1, 20, 21, 35)] == [made[seq - 1] for seq in (1, 20, 21, 35)]
-    assert (manifests.last(log), manifests.last_closed(log)) == (made[-1], FIRST + dt.timedelta(days=2))
+    assert [manifests.read(any_log, seq) for seq in (1, 20, 21, 35)] == [made[seq - 1] for seq in (1, 20, 21, 35)]
+    assert (manifests.last(any_log), manifests.last_closed(any_log)) == (made[-1], FIRST + dt.timedelta(days=2))
     with pytest.raises(LakeError, match="000000000036"):
-        manifests.read(log, 36)
+        manifests.read(any_log, 36)
 
 
 @given(data=st.data())
@@ -102,26 +112,26 @@ def test_however_it_is_cut_and_whatever_singles_a_kill_left_the_chain_is_the_sam
 
 
 @pytest.mark.parametrize("point", ["before the segment", "before the first single goes", "between the singles"])
-def test_a_sealer_killed_at_each_step_leaves_the_chain_and_the_next_one_ends_its_work(log, monkeypatch, point):
-    made = written(log, 12)
-    seal(log, 4)
+def test_a_sealer_killed_at_each_step_leaves_the_chain_and_the_next_one_ends_its_work(any_log, monkeypatch, point):
+    made, kind = written(any_log, 12), type(any_log)
+    seal(any_log, 4)
 
     def work() -> None:
         if point == "before the segment":
-            monkeypatch.setattr(LocalLake, "put_if_absent", die)
+            monkeypatch.setattr(kind, "put_if_absent", die)
         else:
-            delete, left = LocalLake.delete, iter(range(0 if point.startswith("before") else 3))
-            monkeypatch.setattr(LocalLake, "delete", lambda self, path: delete(self, path)
+            delete, left = kind.delete, iter(range(0 if point.startswith("before") else 3))
+            monkeypatch.setattr(kind, "delete", lambda self, path: delete(self, path)
                                 if next(left, None) is not None else die())
-        seal(log)
+        seal(any_log)
 
     assert os.WTERMSIG(in_child(work)) == signal.SIGKILL
-    assert len(log.list(segments.SINGLES)) == {"before the segment": 8, "before the first single goes": 8,
+    assert len(any_log.list(segments.SINGLES)) == {"before the segment": 8, "before the first single goes": 8,
                                                 "between the singles": 5}[point]
-    assert Chain.load(log).manifests == made
-    assert seal(log) == (7 if point == "before the segment" else 0)
-    assert log.list(segments.SINGLES) == [made[-1].path]
-    assert Chain.load(log).manifests == made
+    assert Chain.load(any_log).manifests == made
+    assert seal(any_log) == (7 if point == "before the segment" else 0)
+    assert any_log.list(segments.SINGLES) == [made[-1].path]
+    assert Chain.load(any_log).manifests == made
 
 
 @pytest.mark.parametrize("listed", [segments.SINGLES, segments.FOLDER])
@@ -146,15 +156,15 @@ def test_a_reader_that_listed_what_a_sealer_then_took_away_still_gets_the_chain(
     assert [m.seq for m in Chain.load(again).manifests] == list(range(1, 21))
 
 
-def test_of_sealers_that_meet_one_wins_each_segment(log):
-    made = written(log, 60)
+def test_of_sealers_that_meet_one_wins_each_segment(any_log):
+    made = written(any_log, 60)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda n: seal(LocalLake(log.root), 10 * n), range(1, 7)))
-    assert Chain.load(log).manifests == made
-    assert seal(log) + 1 == len(log.list(segments.SINGLES)) == 1
+        list(pool.map(lambda n: seal(open_lake(load_settings()), 10 * n), range(1, 7)))
+    assert Chain.load(any_log).manifests == made
+    assert seal(any_log) + 1 == len(any_log.list(segments.SINGLES)) == 1
 
 
-def reseal(lake: LocalLake, first: int, rows: list[bytes]) -> None:
+def reseal(lake: Lake, first: int, rows: list[bytes]) -> None:
     lake.delete(segment_path(first))
     assert segments.write(lake, first, rows)
 
@@ -170,21 +180,21 @@ def reseal(lake: LocalLake, first: int, rows: list[bytes]) -> None:
     ("the last segment gone", r"cdc/manifests/000000000021.json is missing"),
     ("a segment that overlaps", r"cdc/sealed/000000000016.parquet overlaps"),
 ])
-def test_what_was_done_to_a_sealed_log_is_named(log, what, sentence):
-    written(log, 35)
+def test_what_was_done_to_a_sealed_log_is_named(any_log, what, sentence):
+    written(any_log, 35)
     for through in (10, 20, 34):
-        seal(log, through)
-    rows = list(segments.Segment.load(log, 11).manifests)
+        seal(any_log, through)
+    rows = list(segments.Segment.load(any_log, 11).manifests)
     if what == "a byte of the file":
-        data = bytearray(log.read(segment_path(11)))
+        data = bytearray(any_log.read(segment_path(11)))
         data[len(data) // 2] ^= 1
         data[-6] ^= 1
-        log.put(segment_path(11), bytes(data))
+        any_log.put(segment_path(11), bytes(data))
     elif what.endswith("gone"):
         first = {"the segment gone": 11, "the first segment gone": 1, "the last segment gone": 21}[what]
-        log.delete(segment_path(first))
+        any_log.delete(segment_path(first))
     elif what == "a segment that overlaps":
-        assert segments.write(log, 16, rows[5:])
+        assert segments.write(any_log, 16, rows[5:])
     else:
         if what == "a manifest left out":
             del rows[4]
@@ -193,9 +203,9 @@ def test_what_was_done_to_a_sealed_log_is_named(log, what, sentence):
         else:
             place = 2 if what == "a value in a manifest" else -1
             rows[place] = rows[place].replace(b'"transactions": 1', b'"transactions": 2')
-        reseal(log, 11, rows)
+        reseal(any_log, 11, rows)
     with pytest.raises(ChainError, match=sentence):
-        Chain.load(log)
+        Chain.load(any_log)
 
 
 def test_a_single_that_differs_from_its_segment_stops_the_sealer_and_is_named_by_the_proof(log, oltp):
@@ -209,19 +219,19 @@ def test_a_single_that_differs_from_its_segment_stops_the_sealer_and_is_named_by
     assert any("000000000005.json differs" in problem for problem in verify(oltp, lake=log).problems)
 
 
-def test_manifests_that_do_not_follow_are_not_sealed(log):
-    made = written(log, 12)
-    log.put(path_of(6), dataclasses.replace(made[5], transactions=9).encode())
+def test_manifests_that_do_not_follow_are_not_sealed(any_log):
+    made = written(any_log, 12)
+    any_log.put(path_of(6), dataclasses.replace(made[5], transactions=9).encode())
     with pytest.raises(ChainError, match=r"000000000007.json does not follow the batch before it"):
-        seal(log)
-    log.put(path_of(6), dataclasses.replace(made[5], changes=9).encode())
+        seal(any_log)
+    any_log.put(path_of(6), dataclasses.replace(made[5], changes=9).encode())
     with pytest.raises(ChainError, match=r"000000000006.json counts other changes"):
-        seal(log)
-    log.delete(path_of(6))
+        seal(any_log)
+    any_log.delete(path_of(6))
     with pytest.raises(ChainError, match="does not follow"):
-        seal(log)
-    assert len(log.list(segments.SINGLES)) == 11
-    assert log.list(segments.FOLDER) == []
+        seal(any_log)
+    assert len(any_log.list(segments.SINGLES)) == 11
+    assert any_log.list(segments.FOLDER) == []
 
 
 def test_a_capture_begins_without_reading_the_log_behind_it(log):
