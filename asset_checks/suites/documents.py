@@ -28,6 +28,7 @@ from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import streamed
 from stripe_platform.documents.reference_rows import SERVED, Served, state
 from stripe_platform.documents.schemas import DATA, LOADS, QUARANTINE, STREAMS
+from stripe_platform.documents.slices import grouped
 from stripe_platform.keys import key
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import load_settings
@@ -128,14 +129,13 @@ def _standing(db: Documents, names: Sequence[str], apart: Sequence[str]) -> tupl
 
     Without the documents given in `apart`, which are older than the log.
     """
-    rows = list(db["transactions"].aggregate([
-        {"$match": {"day": {"$in": list(names)}} | ({"_id": {"$nin": list(apart)}} if apart else {})},
-        {"$group": {"_id": {"day": "$day", "currency": "$currency", "status": {
-                        "$cond": [{"$eq": [{"$ifNull": ["$dispute", None]}, None]}, "$status", "questioned"]}},
-                    "n": {"$sum": 1}, "amount": {"$sum": "$amount"}, "captured": {"$sum": "$amount_captured"},
-                    "refunded": {"$sum": "$amount_refunded"},
-                    **{rule: {"$sum": {"$cond": [{"$and": all_of}, 1, 0]}} for rule, all_of in _BROKEN.items()}}},
-    ]))
+    rows = grouped(
+        db, "transactions", [dt.date.fromisoformat(name) for name in names],
+        {"day": "$day", "currency": "$currency", "status": {
+            "$cond": [{"$eq": [{"$ifNull": ["$dispute", None]}, None]}, "$status", "questioned"]}},
+        {"amount": "$amount", "captured": "$amount_captured", "refunded": "$amount_refunded",
+         **{rule: {"$cond": [{"$and": all_of}, 1, 0]} for rule, all_of in _BROKEN.items()}},
+        {"_id": {"$nin": list(apart)}} if apart else None)
     sums: Sums = {
         (row["_id"]["day"], row["_id"]["currency"], row["_id"]["status"]):
             (row["n"], int(row["amount"]), int(row["captured"]), int(row["refunded"])) for row in rows}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asset_checks.judge import ROWS, Check
 from asset_checks.rules import none_of
 from asset_checks.stores import Stores
 from asset_checks.suites.counting import frame
+from stripe_platform.documents.slices import grouped
 from stripe_platform.keys import key
 from stripe_platform.oltp.calendar import SOURCE
 from stripe_platform.oltp.ids import boundary_id
@@ -60,13 +61,9 @@ def _of_marts(stores: Stores, days: Sequence[dt.date]) -> Sums:
 
 
 def _of_documents(stores: Stores, days: Sequence[dt.date]) -> Sums:
-    stages: list[dict[str, Any]] = [
-        {"$match": {"day": {"$in": [day.isoformat() for day in days]}}},
-        {"$group": {"_id": {"day": "$day", "currency": "$currency"}, "n": {"$sum": 1}, "amount": {"$sum": "$amount"}}},
-    ]
     with stores.mongo() as database:
-        return {(row["_id"]["day"], row["_id"]["currency"]): (int(row["n"]), int(row["amount"]))
-                for row in database["transactions"].aggregate(stages)}
+        rows = grouped(database, "transactions", days, {"day": "$day", "currency": "$currency"}, {"amount": "$amount"})
+    return {(row["_id"]["day"], row["_id"]["currency"]): (int(row["n"]), int(row["amount"])) for row in rows}
 
 
 def _equal(of_layer: OfLayer, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:

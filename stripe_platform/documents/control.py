@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +62,3 @@ def streaming(db: Documents, collection: str, done: int, applying: int) -> None:
     db[STREAMS].replace_one({"_id": collection}, {
         "_id": collection, "done": Int64(done), "applying": Int64(applying), "at": dt.datetime.now(dt.UTC),
     }, upsert=True)
-
-
-def count_by_day(db: Documents, collection: str, days: Sequence[dt.date]) -> dict[str, int]:
-    """Documents per event day, 0 for a day without any."""
-    # The plain command answers from the index; an aggregation reads every document on the embedded server.
-    return {
-        day.isoformat(): int(db.command("count", collection, query={"day": day.isoformat()})["n"]) for day in days}

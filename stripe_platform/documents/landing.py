@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from stripe_platform import progress
 from stripe_platform.cards import holds_card_number
-from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record
+from stripe_platform.documents.control import LoadReport, loaded, record
 from stripe_platform.documents.schemas import QUARANTINE, SESSION_RETENTION_DAYS
+from stripe_platform.documents.slices import counted
 from stripe_platform.documents.writing import Document, batches, insert_new
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def load(db: Database[Document], folder: Path, name: str, days: Sequence[dt.date
                 advance(1)
             # One wait for the disk for all of them; days that are not recorded are loaded again, to the same end.
             record(db, name, {day: digests[day] for day in chunk}, rows)
-    report.by_day = count_by_day(db, name, sorted(days))
+    report.by_day = counted(db, name, sorted(days))
     return report
 
 

@@ -16,8 +16,9 @@ from stripe_platform.cdc import daily as dailies
 from stripe_platform.cdc.quarantined import in_documents
 from stripe_platform.cdc.source import OLTP
 from stripe_platform.documents import change_log, quarantine
-from stripe_platform.documents.control import LoadReport, count_by_day, loaded, record, streamed
+from stripe_platform.documents.control import LoadReport, loaded, record, streamed
 from stripe_platform.documents.quarantine import Outcome, Refused
+from stripe_platform.documents.slices import counted
 from stripe_platform.documents.writing import Document, batches, fenced, insert_new, pipelined, update_all
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def load(db: Database[Document], lake: Lake, days: Sequence[dt.date]) -> LoadRep
                 _apply(db, log, report, known, Outcome())
             record(db, NAME, {day: digests[day] for day in chunk})
             advance(len(chunk))
-    report.by_day = count_by_day(db, NAME, sorted(days))
+    report.by_day = counted(db, NAME, sorted(days))
     report.quarantined = in_documents(db, NAME)
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import psycopg
@@ -41,8 +42,9 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
     client: MongoClient[dict[str, object]] = MongoClient(settings.need("mongodb_uri"))
     with client:
         database = client[settings.mongodb_database]
-        counted["documents"] = {name: database[name].count_documents({}) for name in keys.COLLECTIONS}
-    counted["documents"]["charges"] = counted["documents"].pop("transactions")
+        counted["documents"] = {
+            name: database[name].count_documents({}) for name in keys.COLLECTIONS if name != "transactions"}
+    counted["documents"]["charges"] = sum(row["n"] for row in _documents(settings))
     return counted
 
 
@@ -55,8 +57,6 @@ def quarantined(settings: Settings) -> list[dict[str, object]]:
 
 def charged_amounts(settings: Settings) -> dict[str, dict[str, int]]:
     """`{layer: {currency: minor units}}` of all charges, summed where they stand: equal in every layer, to the cent."""
-    from pymongo import MongoClient
-
     tables = {"oltp": ("oltp_dsn", "oltp.charges"), "raw": ("warehouse_dsn", "raw.charges where not _deleted"),
               "marts": ("warehouse_dsn", "marts.fct_charges")}
     sums: dict[str, dict[str, int]] = {}
@@ -64,14 +64,25 @@ def charged_amounts(settings: Settings) -> dict[str, dict[str, int]]:
         with psycopg.connect(settings.need(store)) as connection:
             rows = connection.execute(f"select currency, sum(amount) from {table} group by 1 order by 1")  # noqa: S608
             sums[layer] = {currency: int(amount) for currency, amount in rows}
-    client: MongoClient[dict[str, Any]] = MongoClient(settings.need("mongodb_uri"))
-    by_currency: list[dict[str, Any]] = [
-        {"$group": {"_id": "$currency", "amount": {"$sum": "$amount"}}}, {"$sort": {"_id": 1}},
-    ]
-    with client:
-        found = client[settings.mongodb_database]["transactions"].aggregate(by_currency)
-        sums["documents"] = {row["_id"]: int(row["amount"]) for row in found}
+    sums["documents"] = {row["_id"]: int(row["amount"]) for row in _documents(settings)}
     return sums
+
+
+def _documents(settings: Settings) -> list[dict[str, Any]]:
+    """Charges' documents by currency, sorted: `_id`, `n` and `amount`, of every day there is."""
+    from pymongo import MongoClient
+
+    from stripe_platform.documents.schemas import LOADS
+    from stripe_platform.documents.slices import grouped
+
+    client: MongoClient[dict[str, Any]] = MongoClient(settings.need("mongodb_uri"))
+    with client:
+        database = client[settings.mongodb_database]
+        loaded = [row["day"] for row in database[LOADS].find({"collection": "transactions"}, {"day": 1})]
+        last = max([dt.datetime.now(dt.UTC).date(), *map(dt.date.fromisoformat, loaded)])
+        days = [settings.first_day + dt.timedelta(days=n) for n in range((last - settings.first_day).days + 1)]
+        return sorted(grouped(database, "transactions", days, "$currency", {"amount": "$amount"}, off=True),
+                      key=lambda row: str(row["_id"]))
 
 
 def mart_hashes(settings: Settings) -> dict[str, str]:
