@@ -37,13 +37,12 @@ def in_slices(collection: str, days: Sequence[dt.date], read: Callable[[Conditio
         begin = dt.datetime.combine(day, dt.time(), dt.UTC)
         length, at, end = min(length, OF_A_NEW_DAY), begin, begin + DAY
         while at < end:
-            until = at + length
+            until = min(at + length, end)
             # Open at both ends: what was created off its day is read with the day's first or last.
             bounds = ({"$gte": at} if at > begin else {}) | ({"$lt": until} if until < end else {})
             found = read({"day": day.isoformat()} | ({instant: bounds} if bounds else {}))
-            at = until
-            fitting = length * (AT_ONCE / found) if found else length * GROWTH
-            length = min(max(fitting, LEAST), length * GROWTH, DAY)
+            fitting = (until - at) * (AT_ONCE / found) if found else length * GROWTH
+            length, at = min(max(fitting, LEAST), length * GROWTH, DAY), until
 
 
 def grouped(db: Documents, collection: str, days: Sequence[dt.date], key: Mapping[str, Any] | str,
