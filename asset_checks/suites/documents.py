@@ -28,7 +28,7 @@ from stripe_platform.documents import quarantine
 from stripe_platform.documents.control import streamed
 from stripe_platform.documents.reference_rows import SERVED, Served, state
 from stripe_platform.documents.schemas import DATA, LOADS, QUARANTINE, STREAMS
-from stripe_platform.documents.slices import grouped
+from stripe_platform.documents.slices import counted, grouped
 from stripe_platform.keys import key
 from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import load_settings
@@ -180,18 +180,13 @@ def _expected(stores: Stores, loaded: dict[str, Any], names: Sequence[str], thro
     return {(day, currency, status): tuple(sums) for day, currency, status, *sums in rows}
 
 
-def _count(db: Documents, collection: str, names: Sequence[str], condition: dict[str, Any]) -> dict[str, int]:
-    rows = db[collection].aggregate([
-        {"$match": {"day": {"$in": list(names)}, **condition}}, {"$group": {"_id": "$day", "n": {"$sum": 1}}}])
-    return {row["_id"]: row["n"] for row in rows}
-
-
 def _landed(collection: str, stores: Stores, days: Sequence[dt.date]) -> pd.DataFrame:
     names = [day.isoformat() for day in days]
     with stores.mongo() as db:
         loaded = _loaded_days(db, collection)
-        standing = _count(db, collection, names, {})
-        shapes = _count(db, collection, names, {"$nor": [DATA[collection].validator]})
+        standing = counted(db, collection, days)
+        shapes = {row["_id"]: row["n"] for row in grouped(
+            db, collection, days, "$day", {}, {"$nor": [DATA[collection].validator]})}
         unguarded = _unguarded(db, collection)
         cards = _cards(db, names) if collection == "customer_feedback" else {}
     counts = {}

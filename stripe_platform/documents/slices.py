@@ -45,7 +45,7 @@ def in_slices(collection: str, days: Sequence[dt.date], read: Callable[[Conditio
             length, at = min(max(fitting, LEAST), length * GROWTH, DAY), until
 
 
-def grouped(db: Documents, collection: str, days: Sequence[dt.date], key: Mapping[str, Any] | str,
+def grouped(db: Documents, collection: str, days: Sequence[dt.date], key: Mapping[str, Any] | str | None,
             sums: Mapping[str, Any], match: Condition | None = None, *, off: bool = False) -> list[dict[str, Any]]:
     """`$group` by `key` with the `$sum`s of `sums` and a count `n`, over the documents of these days (`in_slices`)."""
     group = {"$group": {"_id": key, "n": {"$sum": 1}, **{name: {"$sum": each} for name, each in sums.items()}}}

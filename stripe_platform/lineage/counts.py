@@ -20,8 +20,6 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
 
     `cdc` counts changes in durable batches, `snapshots` rows of each table's newest one, `fraud` scores.
     """
-    from pymongo import MongoClient
-
     from resources.lake import open_lake
     from stripe_platform.cdc import manifest, snapshots
 
@@ -39,12 +37,8 @@ def rows_by_layer(settings: Settings) -> dict[str, dict[str, int]]:
         counted["marts"] = {name: _count(warehouse, "marts", name) for name in MARTS}
         counted["features"] = {"charge": _count(warehouse, "features", "charge")}
     counted["marts"]["charges"] = counted["marts"].pop("fct_charges")
-    client: MongoClient[dict[str, object]] = MongoClient(settings.need("mongodb_uri"))
-    with client:
-        database = client[settings.mongodb_database]
-        counted["documents"] = {
-            name: database[name].count_documents({}) for name in keys.COLLECTIONS if name != "transactions"}
-    counted["documents"]["charges"] = sum(row["n"] for row in _documents(settings))
+    counted["documents"] = {name: sum(row["n"] for row in _documents(settings, name)) for name in keys.COLLECTIONS}
+    counted["documents"]["charges"] = counted["documents"].pop("transactions")
     return counted
 
 
@@ -64,12 +58,13 @@ def charged_amounts(settings: Settings) -> dict[str, dict[str, int]]:
         with psycopg.connect(settings.need(store)) as connection:
             rows = connection.execute(f"select currency, sum(amount) from {table} group by 1 order by 1")  # noqa: S608
             sums[layer] = {currency: int(amount) for currency, amount in rows}
-    sums["documents"] = {row["_id"]: int(row["amount"]) for row in _documents(settings)}
+    found = _documents(settings, "transactions", "$currency", amount="$amount")
+    sums["documents"] = {row["_id"]: int(row["amount"]) for row in found}
     return sums
 
 
-def _documents(settings: Settings) -> list[dict[str, Any]]:
-    """Charges' documents by currency, sorted: `_id`, `n` and `amount`, of every day there is."""
+def _documents(settings: Settings, collection: str, key: str | None = None, **sums: str) -> list[dict[str, Any]]:
+    """A collection's documents and sums by key, sorted; those of days a slice at a time."""
     from pymongo import MongoClient
 
     from stripe_platform.documents.schemas import LOADS
@@ -78,11 +73,12 @@ def _documents(settings: Settings) -> list[dict[str, Any]]:
     client: MongoClient[dict[str, Any]] = MongoClient(settings.need("mongodb_uri"))
     with client:
         database = client[settings.mongodb_database]
-        loaded = [row["day"] for row in database[LOADS].find({"collection": "transactions"}, {"day": 1})]
+        if collection in keys.SERVED:
+            return [{"n": database[collection].count_documents({})}]
+        loaded = [row["day"] for row in database[LOADS].find({"collection": collection}, {"day": 1})]
         last = max([dt.datetime.now(dt.UTC).date(), *map(dt.date.fromisoformat, loaded)])
         days = [settings.first_day + dt.timedelta(days=n) for n in range((last - settings.first_day).days + 1)]
-        return sorted(grouped(database, "transactions", days, "$currency", {"amount": "$amount"}, off=True),
-                      key=lambda row: str(row["_id"]))
+        return sorted(grouped(database, collection, days, key, sums, off=True), key=lambda row: str(row["_id"]))
 
 
 def mart_hashes(settings: Settings) -> dict[str, str]:
