@@ -144,9 +144,9 @@ def _write(db: Database[Document], each: Served, rows: pa.Table, known: Mapping[
     standing = {row["_id"] for row in collection.find({"_id": {"$in": ids}}, {"_id": 1})}
     fresh = {document["_id"] for document in whole} - {document["_id"] for document in present} - rules.keys()
     rules |= {document["_id"]: rule_of(DUPLICATE_KEY) for document in present if document["_id"] not in standing}
-    updates = []
+    updates, older = [], standing - fresh
     for name, deleted, missing, version in zip(ids, gone, left_out, versions, strict=True):
-        if name in standing - fresh:
+        if name in older:
             said = {field: states[name][field] for field, column in each.fields.items() if column not in missing}
             updates.append((name, UpdateOne({"_id": name}, [fenced(PART, version, {
                 "deleted": True} if deleted else said | {"deleted": states[name]["deleted"]})])))
