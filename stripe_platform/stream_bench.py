@@ -34,7 +34,7 @@ from stripe_platform.reference.write import register_merchant, rename_merchant
 from stripe_platform.settings import Settings
 
 WRITERS, CHANGES_PER_PAYMENT = 2, 13
-RATE = 1_050  # changes a second that are aimed at
+RATE = 1_100  # changes a second that are aimed at
 P50_GOAL, P99_GOAL, REFERENCE_GOAL = 0.5, 2.0, 2.0
 PATIENCE = 20.0
 STORES = ("raw", "documents")
