@@ -49,3 +49,10 @@ def test_a_mongod_that_is_not_there_is_named(tmp_path: Path, servers: Any) -> No
     assert place is not None
     with pytest.raises(ServerError, match="MONGOD_BIN names"):
         documents.choose(place, 15001, {"MONGOD_BIN": str(tmp_path / "mongod")})
+
+
+@pytest.mark.parametrize(("gigabytes", "cache"), [(2, "512M"), (12, "2048M"), (24, "4096M"), (512, "4096M")])
+def test_the_document_servers_cache_is_a_share_of_the_memory_within_bounds(monkeypatch, gigabytes, cache):
+    of_machine = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gigabytes << 18}
+    monkeypatch.setattr(documents.os, "sysconf", of_machine.__getitem__)
+    assert f"{documents._cache_mb()}M" == cache
