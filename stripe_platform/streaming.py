@@ -31,7 +31,7 @@ from stripe_platform.reference.database import REFERENCE
 from stripe_platform.settings import Settings
 
 if TYPE_CHECKING:
-    from stripe_platform.warehouse.raw_rows import RawRows
+    from stripe_platform.documents.stream import RawRows
     from stripe_platform.warehouse.stream import RawStream
     from stripe_platform.warehouse.stream_snowflake import SnowflakeStream
 

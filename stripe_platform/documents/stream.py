@@ -6,8 +6,8 @@ Tokens, places and a charge's other disputes are looked up in raw, which the sam
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from stripe_platform.cdc.manifest import Chain, Manifest
     from stripe_platform.documents.writing import Document
-    from stripe_platform.warehouse.raw_rows import RawRows
 
 _NAMED_BY = {"customers": "customer_id", "accounts": "account_id", "terminals": "terminal_id"}
 _DISPUTE = ("id", "charge_id", "reason", "status", "amount", "created", *FENCE, "_deleted")
@@ -37,6 +36,17 @@ _DISPUTE_TYPES = pa.schema([
 ])  # fmt: skip
 _LOOKED_UP_TYPES = {"id": pa.string(), "token": pa.string(), "country": pa.string(), "latitude": pa.float64(),
                     "longitude": pa.float64()}  # fmt: skip
+
+
+class RawRows(Protocol):
+    """What another store looks up in raw."""
+
+    def of(self, table: str, columns: Sequence[str], by: str, values: Collection[str],
+           texts: Collection[str] = ()) -> list[tuple[Any, ...]]:
+        """`columns` of rows whose column `by` has one of the values; none while the table does not stand.
+
+        `texts`: columns given as texts, whatever their type.
+        """
 
 
 def take(db: Database[Document], held: RawRows, duck: duckdb.DuckDBPyConnection, lake: Lake, chain: Chain,

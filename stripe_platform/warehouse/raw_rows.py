@@ -1,27 +1,16 @@
-"""Rows of raw by the values of one column, from whichever warehouse holds them."""
+"""Rows of raw by the values of one column."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 
-class RawRows(Protocol):
-    """What another store looks up in raw."""
-
-    def of(self, table: str, columns: Sequence[str], by: str, values: Collection[str],
-           texts: Collection[str] = ()) -> list[tuple[Any, ...]]:
-        """`columns` of rows whose column `by` has one of the values; none while the table does not stand.
-
-        `texts`: columns given as texts, whatever their type.
-        """
-
-
 class PostgresRows:
-    """`conn`: the PostgreSQL warehouse."""
+    """What `documents.stream.RawRows` asks for. `conn`: the PostgreSQL warehouse."""
 
     def __init__(self, conn: psycopg.Connection) -> None:
         self._conn = conn

@@ -136,7 +136,7 @@ class SnowflakeStream:
 
 
 class SnowflakeRows:
-    """What `raw_rows.RawRows` asks for. `conn`: the connector's connection."""
+    """What `documents.stream.RawRows` asks for. `conn`: the connector's connection."""
 
     def __init__(self, conn: Any) -> None:
         self._conn = conn
