@@ -80,17 +80,20 @@ class SnowflakeStream:
             batches = [m for m in batches if m.seq > done]
             if not batches:
                 return 0
-            waiting = [found for table in self._declared(chain, batches)
-                       for found in self._stage(cursor, chain, table, batches)]
-            with raw_snowflake.transaction(cursor):
-                self._move(cursor, done, batches[-1])  # first: a second follower waits here and finds it moved
+            waiting: list[raw_snowflake.Staged] = []
+            try:
+                for table in self._declared(chain, batches):
+                    waiting += self._stage(cursor, chain, table, batches)
+                with raw_snowflake.transaction(cursor):
+                    self._move(cursor, done, batches[-1])  # first: a second follower waits here and finds it moved
+                    for found in waiting:
+                        found.run(cursor)
+                    for manifest in batches:
+                        if manifest.closes is not None:
+                            self._rename_day(cursor, chain, manifest)
+            finally:  # what fails is tried again every few seconds, with stages of its own each time
                 for found in waiting:
-                    found.run(cursor)
-                for manifest in batches:
-                    if manifest.closes is not None:
-                        self._rename_day(cursor, chain, manifest)
-            for found in waiting:
-                found.drop(cursor)
+                    found.drop(cursor)
         if unheld := sum(found.unheld for found in waiting):
             log.warning("%d values are beyond Snowflake's types: null there, exact in the lake", unheld)
         return sum(found.keys for found in waiting)

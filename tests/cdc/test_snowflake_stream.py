@@ -111,6 +111,7 @@ def test_a_stream_that_fails_before_its_commit_leaves_neither_rows_nor_position(
             pair.there().take(chain, chain.manifests)
     assert {table: pair.rows(table) for table in TABLES} == before
     assert streamed(pair.snowflake, "oltp").seq == chain.manifests[0].seq
+    assert stages(pair) == []
     pair.stream()
     for table in TABLES:
         pair.rows(table)
@@ -144,6 +145,7 @@ def test_of_two_followers_the_second_is_told_and_writes_nothing(told, pair, monk
     monkeypatch.setattr(SnowflakeStream, "_move", overtaken)
     with pytest.raises(OvertakenError, match="another follower has brought raw beyond batch 0"):
         late.take(chain, chain.manifests)
+    assert stages(pair) == []
     assert late.take(chain, chain.manifests) == 0
     for table in TABLES:
         pair.rows(table)
