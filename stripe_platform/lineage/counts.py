@@ -76,7 +76,7 @@ def _documents(settings: Settings, collection: str, key: str | None = None, **su
         if collection in keys.SERVED:
             return [{"n": database[collection].count_documents({})}]
         loaded = [row["day"] for row in database[LOADS].find({"collection": collection}, {"day": 1})]
-        last = max([dt.datetime.now(dt.UTC).date(), *map(dt.date.fromisoformat, loaded)])
+        last = max([settings.first_day, dt.datetime.now(dt.UTC).date(), *map(dt.date.fromisoformat, loaded)])
         days = [settings.first_day + dt.timedelta(days=n) for n in range((last - settings.first_day).days + 1)]
         return sorted(grouped(database, collection, days, key, sums, off=True), key=lambda row: str(row["_id"]))
 
